@@ -1,0 +1,40 @@
+#include "direct_reader.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "file_io.h"
+#include "page_cache.h"
+
+namespace nbd_serve {
+
+int64_t DirectReader::read(uint8_t* data, size_t length, int64_t offset) {
+  page_cache::Counts counts;
+  const bool is_uncached =
+      page_cache::cachestat(fd_, offset, static_cast<int64_t>(length), &counts) == 0 && counts.cached == 0;
+  uint8_t* const bounce = is_uncached ? bounces_->take() : nullptr;
+  if (bounce == nullptr) return file_io::pread_all(fd_, data, length, offset);
+
+  size_t position = 0;
+  while (position < length) {
+    const int64_t begin = offset + static_cast<int64_t>(position);
+    const size_t head = static_cast<size_t>(begin % static_cast<int64_t>(kAlignment));
+    const size_t wanted = std::min(length - position, BounceBuffers::kBytes - head);
+    const size_t aligned = (head + wanted + kAlignment - 1) / kAlignment * kAlignment;
+    const int64_t result = file_io::preadv2(direct_fd_, bounce, aligned, begin - static_cast<int64_t>(head), 0);
+    const size_t count =
+        result <= static_cast<int64_t>(head) ? 0 : std::min(static_cast<size_t>(result) - head, wanted);
+    std::memcpy(data + position, bounce + head, count);
+    position += count;
+    // The end of the file, an error, or a file that takes direct reads and then none of this one.
+    if (count < wanted) break;
+  }
+  bounces_->give(bounce);
+  if (position == length) return static_cast<int64_t>(length);
+  // The rest, and the word on every error, come from the ordinary way.
+  const int64_t rest =
+      file_io::pread_all(fd_, data + position, length - position, offset + static_cast<int64_t>(position));
+  return rest < 0 ? rest : static_cast<int64_t>(position) + rest;
+}
+
+}  // namespace nbd_serve

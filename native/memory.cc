@@ -1,0 +1,27 @@
+#include "memory.h"
+
+#include <errno.h>
+
+#ifdef __linux__
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
+
+namespace nbd_serve::memory {
+
+#ifdef __linux__
+
+int64_t discard(uint8_t* data, size_t length) {
+  // It cannot fail for _SC_PAGESIZE: sysconf(3).
+  const size_t page_size = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  if (reinterpret_cast<uintptr_t>(data) % page_size != 0 || length % page_size != 0) return -EINVAL;
+  return ::madvise(data, length, MADV_DONTNEED) == 0 ? 0 : -errno;
+}
+
+#else
+
+int64_t discard(uint8_t*, size_t) { return -ENOSYS; }
+
+#endif
+
+}  // namespace nbd_serve::memory

@@ -1,0 +1,80 @@
+// Listening sockets: made, and watched by an event loop that hands out descriptors.
+//
+// Node's own servers create the connection's socket object themselves; only a bare descriptor can be given
+// to `new net.Socket({ fd, onread })`, or to another thread.
+//
+// Functions answer zero or more, or -errno; off Linux -ENOSYS. Knows nothing of JavaScript.
+#pragma once
+
+#include <uv.h>
+
+#include <cstdint>
+#include <string>
+
+namespace nbd_serve::socket {
+
+int listen_unix(const std::string& path, int mode, int backlog);
+int listen_tcp(const std::string& address, int port, int backlog);
+int local_port(int fd);
+// The path or the numeric address that a socket is bound to; empty for a Unix socket without a path.
+int local_address(int fd, std::string* address);
+// The other end of a connected socket: `address:port`, `[address]:port`, or a path that is mostly empty.
+int peer_address(int fd, std::string* address);
+// Makes a listening stream socket that was inherited like one of ours: non-blocking and close-on-exec. Answers
+// its family, AF_UNIX, AF_INET or AF_INET6; -EINVAL when it is a socket, but no such one.
+int adopt_listener(int fd);
+// One datagram to a Unix socket, `@name` being an abstract one (sd_notify(3)). May wait for the reader, for up to
+// kNotifySecondsMax.
+constexpr int kNotifySecondsMax = 5;
+int notify(const std::string& path, const std::string& message);
+// A connected, non-blocking, close-on-exec descriptor; -EAGAIN when nobody waits.
+int accept_one(int listening_fd);
+// Errors of one connection that died in the backlog, not of the listener: accept(2) says to take the next.
+bool is_connections_own_error(int error);
+
+}  // namespace nbd_serve::socket
+
+namespace nbd_serve {
+
+// Owns its descriptor from open() on. Allocated on the heap, and frees itself when libuv has let go of its
+// handle, after close(). Everything runs on the loop's thread.
+class Listener {
+ public:
+  // So many connections a wake-up: then the connections already there get their turn.
+  static constexpr int kAcceptCountMax = 64;
+
+  class Events {
+   public:
+    // A descriptor, or -errno. May pause or close the listener.
+    virtual void on_accepted(int descriptor) = 0;
+    // The Listener is freed after this; the last event.
+    virtual void on_closed() = 0;
+
+   protected:
+    ~Events() = default;
+  };
+
+  Listener(const Listener&) = delete;
+  Listener& operator=(const Listener&) = delete;
+
+  // Null with libuv's error in `error`; the descriptor is then still the caller's. `events` outlives it.
+  static Listener* open(uv_loop_t* loop, int fd, Events* events, int* error);
+  void pause();
+  int resume();
+  // Once.
+  void close();
+
+ private:
+  Listener(int fd, Events* events) : fd_(fd), events_(events) {}
+  ~Listener() = default;
+
+  static void on_readable(uv_poll_t* handle, int status, int events);
+  void accept_batch();
+
+  uv_poll_t poll_ = {};
+  int fd_;
+  Events* const events_;
+  bool accepting_ = false;
+};
+
+}  // namespace nbd_serve

@@ -1,0 +1,215 @@
+#include "stream_socket_binding.h"
+
+#include <errno.h>
+
+#include <string>
+
+#include "environment.h"
+#include "marshal.h"
+#include "stream_socket.h"
+
+namespace nbd_serve {
+namespace {
+
+// Between the JavaScript object and the StreamSocket, on the heap because each ends before the other in some
+// order: an open socket keeps its object from being collected, a closed one frees itself when libuv is done,
+// and this with it.
+class StreamLink final : public StreamSocket::Events, public Closable {
+ public:
+  StreamLink(napi_env env, Environment* environment) : env_(env), environment_(environment) {}
+
+  // A false answer leaves an exception pending, the descriptor with the caller, and this to be deleted.
+  bool open(int fd, napi_value object, const Slice& buffer, napi_value received, napi_value writable) {
+    if (napi_create_reference(env_, object, 1, &object_) != napi_ok ||
+        napi_create_reference(env_, buffer.array, 1, &buffer_) != napi_ok ||
+        napi_create_reference(env_, received, 1, &received_) != napi_ok ||
+        napi_create_reference(env_, writable, 1, &writable_) != napi_ok) {
+      (void)napi_throw_error(env_, nullptr, "Reference to an argument cannot be made");
+      return false;
+    }
+    int error = 0;
+    stream_ = StreamSocket::open(environment_->loop(), fd, this, &error);
+    if (stream_ == nullptr) {
+      const std::string message = std::string("Descriptor cannot be watched: ") + uv_strerror(error);
+      (void)napi_throw_error(env_, uv_err_name(error), message.c_str());
+      return false;
+    }
+    data_ = buffer.data;
+    length_ = buffer.length;
+    environment_->add(this);
+    return true;
+  }
+
+  ~StreamLink() {
+    // Deleting fails only for a null reference or environment.
+    for (const napi_ref reference : {object_, buffer_, received_, writable_, expected_}) {
+      if (reference != nullptr) (void)napi_delete_reference(env_, reference);
+    }
+  }
+
+  // Null once closed or released.
+  StreamSocket* stream() { return stream_; }
+
+  int start() { return stream_->start(data_, length_); }
+
+  void expect(const Slice& slice) {
+    forget_expected();
+    if (napi_create_reference(env_, slice.array, 1, &expected_) != napi_ok) return;
+    stream_->expect(slice.data, slice.length);
+  }
+
+  int release() {
+    environment_->remove(this);
+    StreamSocket* stream = stream_;
+    stream_ = nullptr;
+    return stream->release();
+  }
+
+  void close() override {
+    environment_->remove(this);
+    StreamSocket* stream = stream_;
+    stream_ = nullptr;
+    stream->close();
+  }
+
+  void on_received(int64_t result) override {
+    if (stream_->expected() == 0) forget_expected();
+    napi_handle_scope scope = nullptr;
+    if (napi_open_handle_scope(env_, &scope) != napi_ok) return;
+    napi_value value = nullptr;
+    if (napi_create_int64(env_, result, &value) == napi_ok) call(received_, 1, &value);
+    (void)napi_close_handle_scope(env_, scope);
+    environment_->busy_poll().served();
+  }
+
+  void on_writable() override {
+    napi_handle_scope scope = nullptr;
+    if (napi_open_handle_scope(env_, &scope) != napi_ok) return;
+    call(writable_, 0, nullptr);
+    (void)napi_close_handle_scope(env_, scope);
+  }
+
+  void on_closed() override {
+    Environment* environment = environment_;
+    if (owner_ != nullptr) *owner_ = nullptr;
+    delete this;
+    environment->handle_closed();
+  }
+
+  // Where the JavaScript object's side keeps its pointer here; null when that side is gone.
+  void set_owner(StreamLink** owner) { owner_ = owner; }
+
+ private:
+  void forget_expected() {
+    if (expected_ != nullptr) (void)napi_delete_reference(env_, expected_);
+    expected_ = nullptr;
+  }
+
+  void call(napi_ref reference, size_t count, const napi_value* values) {
+    napi_value function = nullptr;
+    if (napi_get_reference_value(env_, reference, &function) != napi_ok || function == nullptr) return;
+    // False means that the environment is ending, and closes this socket with all others.
+    (void)call_from_event_loop(env_, function, count, values);
+  }
+
+  const napi_env env_;
+  // Outlives it: the environment waits for handle_closed.
+  Environment* const environment_;
+  StreamSocket* stream_ = nullptr;
+  StreamLink** owner_ = nullptr;
+  uint8_t* data_ = nullptr;
+  size_t length_ = 0;
+  napi_ref object_ = nullptr;
+  napi_ref buffer_ = nullptr;
+  napi_ref received_ = nullptr;
+  napi_ref writable_ = nullptr;
+  napi_ref expected_ = nullptr;
+};
+
+class StreamSocketBinding final : public Napi::ObjectWrap<StreamSocketBinding> {
+ public:
+  static Napi::Function define(Napi::Env env) {
+    return DefineClass(env, "StreamSocket",
+                       {InstanceMethod<&StreamSocketBinding::start>("start"),
+                        InstanceMethod<&StreamSocketBinding::stop>("stop"),
+                        InstanceMethod<&StreamSocketBinding::expect>("expect"),
+                        InstanceMethod<&StreamSocketBinding::send>("send"),
+                        InstanceMethod<&StreamSocketBinding::watch_writable>("watch_writable"),
+                        InstanceMethod<&StreamSocketBinding::shut_down>("shut_down"),
+                        InstanceMethod<&StreamSocketBinding::release>("release"),
+                        InstanceMethod<&StreamSocketBinding::close>("close")});
+  }
+
+  explicit StreamSocketBinding(const Napi::CallbackInfo& info) : ObjectWrap(info) {
+    Arguments arguments(info);
+    const int fd = arguments.descriptor("fd");
+    const Slice buffer = arguments.slice("buffer", "start", "length");
+    const napi_value received = arguments.function("received");
+    const napi_value writable = arguments.function("writable");
+    if (arguments.refused()) return;
+    Environment& environment = Environment::of(info.Env());
+    // JavaScript may still run for a moment in an environment that ends; its loop takes no more handles.
+    if (environment.ending()) return;
+    StreamLink* link = new StreamLink(info.Env(), &environment);
+    if (!link->open(fd, info.This(), buffer, received, writable)) {
+      delete link;
+      return;
+    }
+    link_ = link;
+    link_->set_owner(&link_);
+  }
+
+  ~StreamSocketBinding() {
+    if (link_ != nullptr) link_->set_owner(nullptr);
+  }
+
+ private:
+  bool is_open() const { return link_ != nullptr && link_->stream() != nullptr; }
+
+  Napi::Value start(const Napi::CallbackInfo& info) {
+    return to_number(info.Env(), is_open() ? link_->start() : -EBADF);
+  }
+
+  void stop(const Napi::CallbackInfo&) {
+    if (is_open()) link_->stream()->stop();
+  }
+
+  void expect(const Napi::CallbackInfo& info) {
+    Arguments arguments(info);
+    const Slice slice = arguments.slice("buffer", "start", "length");
+    if (!arguments.refused() && is_open()) link_->expect(slice);
+  }
+
+  Napi::Value send(const Napi::CallbackInfo& info) {
+    Arguments arguments(info);
+    const Slice slice = arguments.slice("buffer", "start", "length");
+    if (arguments.refused()) return Napi::Value();
+    return to_number(info.Env(), is_open() ? link_->stream()->send(slice.data, slice.length) : -EBADF);
+  }
+
+  Napi::Value watch_writable(const Napi::CallbackInfo& info) {
+    return to_number(info.Env(), is_open() ? link_->stream()->watch_writable() : -EBADF);
+  }
+
+  Napi::Value shut_down(const Napi::CallbackInfo& info) {
+    return to_number(info.Env(), is_open() ? link_->stream()->shut_down() : -EBADF);
+  }
+
+  Napi::Value release(const Napi::CallbackInfo& info) {
+    return to_number(info.Env(), is_open() ? link_->release() : -EBADF);
+  }
+
+  void close(const Napi::CallbackInfo&) {
+    if (is_open()) link_->close();
+  }
+
+  StreamLink* link_ = nullptr;
+};
+
+}  // namespace
+
+void export_stream_socket(Napi::Env env, Napi::Object exports) {
+  exports.Set("StreamSocket", StreamSocketBinding::define(env));
+}
+
+}  // namespace nbd_serve

@@ -1,0 +1,287 @@
+/**
+ * The typed face of the C++ addon, and the only place that loads it.
+ *
+ * Every function returns (or passes to its `done`) a result below zero for an error: -errno, read once, at
+ * the call. Nothing here throws for a failing system call (`new Listener` excepted); a wrong argument type
+ * throws a TypeError, a number outside its range or a slice outside its buffer a RangeError, naming it.
+ * Functions without `done` run on the calling thread and are used only where they cannot wait for a disk.
+ * Functions with `done` run on the addon's own thread pool (`set_pool_size`), retry EINTR and short
+ * transfers, and keep their buffer alive until `done` has been called, exactly once, on the event loop.
+ * What `done` throws becomes an uncaughtException. A pending operation keeps the process from exiting. An
+ * environment that ends first (a terminated worker) waits for what runs, drops what is queued, and calls no
+ * `done` any more; process.exit on the main thread waits for nothing. Until `done` the caller keeps the
+ * descriptor open, and does not transfer the buffer's ArrayBuffer to another thread (Node-API cannot pin it).
+ * Offsets and lengths are whole numbers from 0 to 2^53-1.
+ */
+import { createRequire } from 'node:module';
+import { buildErrorFrom } from './build-error.ts';
+
+/** Called once on the event loop: a result of zero or more, or -errno. */
+export type Done = (result: number) => void;
+
+/**
+ * As Done; for an error `offset` and `length` name the range in bytes whose wait was told. The kernel keeps one
+ * error mark per open file: one report may stand for several ranges, and the page lost be in another one.
+ */
+export type RangeDone = (result: number, offset: number, length: number) => void;
+
+/** Called with a connected, non-blocking, close-on-exec descriptor, or -errno (EMFILE, ENFILE, ENOMEM...). */
+export type Accepted = (descriptor: number) => void;
+
+/**
+ * A listening socket watched by the event loop. It owns its descriptor. While it accepts it keeps the process
+ * alive; paused it does not. It is never garbage collected before `close`.
+ *
+ * An error (-EMFILE, -ENFILE, -ENOBUFS, -ENOMEM: no room for another connection; or the listener itself is
+ * broken) pauses it before `accepted` is told, once: polling on would spin. The owner calls `resume` after a
+ * back-off. Errors of single connections (ECONNABORTED and its like) are skipped.
+ */
+export interface Listener {
+  /** Stops and restarts accepting; connections wait in the kernel's backlog meanwhile. No-ops once closed. */
+  pause(): void;
+  resume(): void;
+  /** Closes the listening descriptor. Idempotent; allowed inside `accepted`, which is not called again. */
+  close(): void;
+}
+
+/**
+ * A connected stream socket watched by the event loop. It owns its descriptor from the constructor on, until
+ * `release`, and sets TCP_NODELAY and SO_KEEPALIVE. While it reads, or waits to write, it keeps the process
+ * alive. It is never garbage collected before `close` or `release`; after them every call answers -EBADF.
+ */
+export interface StreamSocket {
+  /** Starts and stops receiving into the constructor's buffer; it stands still from the start. */
+  start(): number;
+  stop(): void;
+  /**
+   * The next `length` bytes received go to `buffer` from `start` on, and at most 4 KiB behind them to the
+   * constructor's. The results of `received` count both. Forgotten at `stop`.
+   */
+  expect(buffer: Uint8Array, start: number, length: number): void;
+  /** send(2) without waiting: bytes taken, fewer than `length` where the kernel is full, or -EAGAIN for none. */
+  send(buffer: Uint8Array, start: number, length: number): number;
+  /** Calls `writable` once, when `send` can go on, or knows an error. */
+  watch_writable(): number;
+  /** shutdown(2) of the sending half. */
+  shut_down(): number;
+  /** Stops watching and gives the descriptor back, open. */
+  release(): number;
+  /** Closes the descriptor. Idempotent; allowed inside `received` and `writable`, which are not called again. */
+  close(): void;
+}
+
+/** Ranges written through the page cache on their way to disk and out of it (native/write_windows.h). */
+export interface WriteWindows {
+  /**
+   * Records a written range; it is rounded outwards to whole pages and merged with its neighbours.
+   * Returns true when a window is full: the caller then calls `advance` and delays its reply until `done`.
+   * A write of a whole window's size or more fills one alone.
+   */
+  add(offset: number, length: number): boolean;
+  /**
+   * Starts write-back of full windows; waits for and evicts the oldest ones beyond the window count. Windows
+   * that other calls are waiting for do not count. `done` hears the first failure of this call's windows; the
+   * rest has been written back and evicted all the same.
+   */
+  advance(done: RangeDone): void;
+  /**
+   * Writes back, waits for and evicts everything recorded before this call, what concurrent calls have in
+   * hand included: their failures are reported here too. The descriptor stays open until `done`. Clean large
+   * folios that straddle a range may stay (native/write_windows.h): sweep whole chunks afterwards.
+   */
+  drain(done: RangeDone): void;
+  /** Bytes recorded and not yet evicted, in whole pages; those being waited for included. */
+  pending_bytes(): number;
+  /** Windows so far that were given to the disk, waited for (whether or not that failed), and evicted whole. */
+  counts(): readonly [written: number, waited: number, evicted: number];
+}
+
+/** native/direct_reader: reads that leave nothing in the page cache. */
+export interface DirectReader {
+  /**
+   * Reads until `length` bytes or the end of the file, with O_DIRECT where nothing of the range is cached (by
+   * cachestat), else through the cache. Any alignment: bytes read, or -errno.
+   */
+  read(buffer: Uint8Array, start: number, length: number, offset: number, done: Done): void;
+  /** Gives memory back that no read of any file is using: 2 MiB for each that was ever under way at a time. */
+  release(): void;
+}
+
+export interface Binding {
+  /** True when the addon was compiled with the Linux calls; else all of them answer -ENOSYS. */
+  readonly linux: boolean;
+
+  // native/worker_pool: threads are started on demand, up to `count` (1 to 256; 16 unless set), and joined at
+  // exit. Each environment (main thread, worker) has its own.
+  set_pool_size(count: number): void;
+
+  /**
+   * _exit(2), 0 to 255: ends the process without waiting for its threads. process.exit waits for worker threads,
+   * and those for the calls in their pools, which a dead NFS server never answers.
+   */
+  exit_now(code: number): never;
+
+  // native/busy_poll: how long this environment's event loop polls after serving before it sleeps.
+  /** `microseconds`: 0 (off, as it begins) to 1000000. Not while a listener or socket has nothing to do. */
+  set_busy_poll(microseconds: number): void;
+  /** Polls for that time from now on. A StreamSocket does so by itself whenever it has received something. */
+  served(): void;
+
+  // native/file_io
+  /** preadv2(2), one try. `flags`: RWF_NOWAIT (returns -EAGAIN where it would wait). Bytes read, short at EOF. */
+  preadv2(
+    fd: number,
+    buffer: Uint8Array,
+    start: number,
+    length: number,
+    offset: number,
+    flags: number,
+  ): number;
+  /** pwritev2(2) with EINTR and short writes retried: `length`, or -errno although a part may be written. */
+  pwritev2(
+    fd: number,
+    buffer: Uint8Array,
+    start: number,
+    length: number,
+    offset: number,
+    flags: number,
+  ): number;
+  /** Reads until `length` bytes or the end of the file: bytes read. */
+  pread_async(
+    fd: number,
+    buffer: Uint8Array,
+    start: number,
+    length: number,
+    offset: number,
+    done: Done,
+  ): void;
+  /** As pwritev2. `flags`: RWF_DSYNC. */
+  pwrite_async(
+    fd: number,
+    buffer: Uint8Array,
+    start: number,
+    length: number,
+    offset: number,
+    flags: number,
+    done: Done,
+  ): void;
+  /**
+   * openat2(2): a close-on-exec descriptor of `path` below `dirfd`. `resolve`: RESOLVE_*. -ENOSYS before Linux
+   * 5.6 and -EPERM in sandboxes that do not know it.
+   */
+  openat2(dirfd: number, path: string, flags: number, resolve: number, done: Done): void;
+  fdatasync(fd: number, done: Done): void;
+  /** Bytes of a regular file now, or -errno. statx(2) with AT_STATX_DONT_SYNC: it never waits. */
+  file_size(fd: number): number;
+  /** lseek(2); `whence`: SEEK_DATA or SEEK_HOLE. The offset found, or -ENXIO where there is none behind `offset`. */
+  lseek(fd: number, offset: number, whence: number, done: Done): void;
+  /** fallocate(2) with FALLOC_FL_* in `mode`. */
+  fallocate(fd: number, mode: number, offset: number, length: number, done: Done): void;
+  /** ioctl BLKROGET: 1 when a block device is read-only (open(2) lets it be opened for writing), else 0. */
+  blkroget(fd: number): number;
+  /** ioctl BLKZEROOUT and BLKDISCARD (linux/fs.h) on a block device. */
+  blkzeroout(fd: number, offset: number, length: number, done: Done): void;
+  blkdiscard(fd: number, offset: number, length: number, done: Done): void;
+  /** fcntl F_OFD_SETLK, never waiting. `type`: F_RDLCK 0, F_WRLCK 1, F_UNLCK 2. 0, or -EAGAIN when held. */
+  ofd_setlk(fd: number, type: number, start: number, length: number): number;
+  /** fcntl F_OFD_GETLK: 1 when another open file description's lock would refuse this one, else 0. */
+  ofd_getlk(fd: number, type: number, start: number, length: number): number;
+
+  // native/memory
+  /**
+   * Gives whole pages of a SharedArrayBuffer's or ArrayBuffer's memory back to the system: they read as zeros
+   * afterwards. 0; -EINVAL unless they begin and end on pages; -ENOSYS off Linux. On failure nothing has changed.
+   */
+  discard_memory(buffer: Uint8Array, start: number, length: number): number;
+
+  // native/page_cache
+  posix_fadvise(fd: number, offset: number, length: number, advice: number, done: Done): void;
+  /** POSIX_FADV_WILLNEED on the whole range, also where it is longer than one call of the kernel takes. */
+  read_ahead(fd: number, offset: number, length: number, done: Done): void;
+  /** POSIX_FADV_DONTNEED on `count` / 2 ranges: pairs of offset and length, copied. 0, or the first error. */
+  evict_ranges(fd: number, ranges: Float64Array, count: number, done: Done): void;
+  sync_file_range(fd: number, offset: number, length: number, flags: number, done: Done): void;
+  /**
+   * cachestat(2), with mincore(2) before Linux 6.5. `length` 0: to the end of the file. Fills `counts`
+   * (five numbers, in pages of `page_size`): cached, dirty, write-back, evicted, recently evicted; with
+   * mincore all but the first are -1.
+   */
+  cachestat(fd: number, offset: number, length: number, counts: Float64Array, done: Done): void;
+  /** The first count of `cachestat`, at once: pages of a range of a few MiB that are in the cache, or -errno. */
+  cached_pages(fd: number, offset: number, length: number): number;
+  /**
+   * Resident pages by mincore(2), the fallback of `cachestat`, here for its tests. Needs a descriptor open for
+   * reading. On a file that is neither ours nor writable the kernel calls every page resident.
+   */
+  mincore_resident(fd: number, offset: number, length: number, done: Done): void;
+  readonly page_size: number;
+
+  // native/direct_reader
+  /** `fd` reads through the page cache, `directFd` was opened with O_DIRECT; both stay the caller's. */
+  DirectReader: new (
+    fd: number,
+    directFd: number,
+  ) => DirectReader;
+
+  // native/write_windows
+  /** `windowCount` 0 to 4096: full windows that stay in flight; `windowBytesMax` at least 1. */
+  WriteWindows: new (
+    fd: number,
+    windowCount: number,
+    windowBytesMax: number,
+  ) => WriteWindows;
+
+  // native/socket
+  /**
+   * A listening Unix stream socket with the permission bits `mode` (less the umask) from the start: descriptor
+   * or -errno. -ENAMETOOLONG from 108 bytes; -EADDRINUSE where something is, also a stale socket.
+   */
+  listen_unix(path: string, mode: number, backlog: number): number;
+  /**
+   * A listening TCP socket on a numeric IPv4 or IPv6 address (SO_REUSEADDR, IPV6_V6ONLY; `%scope` may follow):
+   * descriptor or -errno.
+   */
+  listen_tcp(address: string, port: number, backlog: number): number;
+  /** The TCP port that a listening descriptor is bound to, or -errno. */
+  local_port(fd: number): number;
+  /** The path or numeric address that a socket is bound to, '' for a Unix socket without a path, or -errno. */
+  local_address(fd: number): string | number;
+  /** The other end of a connected socket: `address:port`, `[address]:port`, or the path of a Unix socket, mostly empty. */
+  peer_address(fd: number): string | number;
+  /**
+   * Makes an inherited listening stream socket non-blocking and close-on-exec: its family, AF_UNIX, AF_INET or
+   * AF_INET6, or -errno (-EINVAL for another kind of socket).
+   */
+  adopt_listener(fd: number): number;
+  /** One datagram to a Unix socket, `@name` being an abstract one; waits for its reader for up to 5 s. */
+  notify(path: string, message: string, done: Done): void;
+  /** Throws an Error when the descriptor cannot be watched; it then stays the caller's. */
+  Listener: new (
+    fd: number,
+    accepted: Accepted,
+  ) => Listener;
+
+  // native/stream_socket
+  /**
+   * `received` is called with the number of bytes in `buffer` from `start` on, 0 at the end of the stream, or
+   * -errno. Throws an Error when the descriptor cannot be watched; it then stays the caller's.
+   */
+  StreamSocket: new (
+    fd: number,
+    buffer: Uint8Array,
+    start: number,
+    length: number,
+    received: (result: number) => void,
+    writable: () => void,
+  ) => StreamSocket;
+}
+
+export const native = load();
+
+function load(): Binding {
+  try {
+    return createRequire(import.meta.url)('../../build/Release/nbd_serve.node') as Binding;
+  } catch (error) {
+    throw buildErrorFrom(error) ?? error;
+  }
+}

@@ -1,0 +1,120 @@
+/** Reads past the page cache: the same bytes whatever the range, and nothing of them cached. */
+import { constants, ftruncateSync } from 'node:fs';
+import fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import { type DirectReader, native } from '../../src/native/binding.ts';
+import {
+  cachestat,
+  EBADF,
+  KiB,
+  MiB,
+  openForTest,
+  POSIX_FADV_DONTNEED,
+  pattern,
+  result,
+  temporaryFile,
+} from './support.ts';
+
+/** Longer than two bounce buffers, and no multiple of anything. */
+const SIZE = 5 * MiB + 1234;
+
+interface Scene {
+  readonly fd: number;
+  readonly path: string;
+  readonly data: Buffer;
+  readonly reader: DirectReader;
+}
+
+async function scene(): Promise<Scene> {
+  const { fd, path } = temporaryFile();
+  const data = pattern(SIZE, 7);
+  expect(native.pwritev2(fd, data, 0, SIZE, 0, 0)).toBe(SIZE);
+  await evict(fd);
+  const directFd = openForTest(path, constants.O_RDONLY | constants.O_DIRECT);
+  return { fd, path, data, reader: new native.DirectReader(fd, directFd) };
+}
+
+async function evict(fd: number): Promise<void> {
+  expect(await result((done) => native.fdatasync(fd, done))).toBe(0);
+  expect(await result((done) => native.posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED, done))).toBe(0);
+  expect((await cachestat(fd)).cached).toBe(0);
+}
+
+function read(reader: DirectReader, buffer: Buffer, offset: number): Promise<number> {
+  return result((done) => reader.read(buffer, 0, buffer.length, offset, done));
+}
+
+test('the bytes of any range arrive, and nothing stays in the cache', async () => {
+  const { fd, data, reader } = await scene();
+  const ranges = fc.tuple(fc.nat(SIZE + 5000), fc.oneof(fc.nat(9000), fc.nat(SIZE + 5000)));
+  await fc.assert(
+    fc.asyncProperty(ranges, async ([offset, length]) => {
+      const buffer = Buffer.alloc(length, 0xee);
+      const expected = data.subarray(offset, offset + length);
+      expect(await read(reader, buffer, offset)).toBe(expected.length);
+      expect(buffer.subarray(0, expected.length).equals(expected)).toBe(true);
+      expect(buffer.subarray(expected.length).every((byte) => byte === 0xee)).toBe(true);
+      // The bytes beyond the end were asked of the cache, which has no page there.
+      expect((await cachestat(fd)).cached).toBe(0);
+    }),
+    { numRuns: 60 },
+  );
+});
+
+describe('what is in the cache', () => {
+  test('is read there, dirty as it is', async () => {
+    const { fd, data, reader } = await scene();
+    data.fill(0x5a, 100_000, 100_100);
+    expect(native.pwritev2(fd, data, 100_000, 100, 100_000, 0)).toBe(100);
+    const buffer = Buffer.alloc(256 * KiB);
+    expect(await read(reader, buffer, 0)).toBe(buffer.length);
+    expect(buffer.equals(data.subarray(0, buffer.length))).toBe(true);
+    expect((await cachestat(fd)).cached).toBeGreaterThan(0);
+  });
+});
+
+test('reads at the same time have a bounce buffer each, before and after a release', async () => {
+  const { data, reader } = await scene();
+  for (let round = 0; round < 3; round += 1) {
+    const reads = Array.from({ length: 24 }, (_, index) => {
+      const buffer = Buffer.alloc(300 * KiB);
+      const offset = index * 170_001;
+      return read(reader, buffer, offset).then((count) => {
+        expect(count).toBe(buffer.length);
+        expect(buffer.equals(data.subarray(offset, offset + count))).toBe(true);
+      });
+    });
+    // Between them, too: what is in use stays.
+    reader.release();
+    await Promise.all(reads);
+    reader.release();
+  }
+});
+
+describe('a direct descriptor that fails', () => {
+  test('leaves the read to the page cache', async () => {
+    const { fd, data } = await scene();
+    // Open for writing alone: every read from it is EBADF.
+    const { path } = temporaryFile();
+    const reader = new native.DirectReader(fd, openForTest(path, constants.O_WRONLY));
+    const buffer = Buffer.alloc(256 * KiB);
+    expect(await read(reader, buffer, 4096)).toBe(buffer.length);
+    expect(buffer.equals(data.subarray(4096, 4096 + buffer.length))).toBe(true);
+  });
+
+  test('and a page cache that fails as well are an error', async () => {
+    const { path } = temporaryFile();
+    const writeOnly = openForTest(path, constants.O_WRONLY);
+    const reader = new native.DirectReader(writeOnly, writeOnly);
+    expect(await read(reader, Buffer.alloc(64 * KiB), 0)).toBe(-EBADF);
+  });
+});
+
+test('a file that became shorter ends where it ends now', async () => {
+  const { fd, data, reader } = await scene();
+  ftruncateSync(fd, 100_001);
+  await evict(fd);
+  const buffer = Buffer.alloc(MiB);
+  expect(await read(reader, buffer, 4096)).toBe(100_001 - 4096);
+  expect(buffer.subarray(0, 100_001 - 4096).equals(data.subarray(4096, 100_001))).toBe(true);
+});

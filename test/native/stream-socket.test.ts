@@ -1,0 +1,237 @@
+/** Connected sockets: bytes in and out without waiting, back-pressure, ends, and letting go. */
+import { closeSync, fstatSync } from 'node:fs';
+import net from 'node:net';
+import { join } from 'node:path';
+import { expect, test } from 'vitest';
+import { native, type StreamSocket } from '../../src/native/binding.ts';
+import { EAGAIN } from '../../src/native/errno.ts';
+import { eventually } from '../support/polling.ts';
+import { defer, EBADF, temporaryFolder } from './support.ts';
+
+const EPIPE = 32;
+const ECONNRESET = 104;
+
+interface Pair {
+  readonly client: net.Socket;
+  readonly stream: StreamSocket;
+  readonly fd: number;
+  readonly buffer: Buffer;
+  /** What `received` was told, with the bytes as text. */
+  readonly received: (number | string)[];
+  readonly writable: number[];
+  /** Bytes that `received` was told of. */
+  byteCount(): number;
+}
+
+/** A client of Node's on one end, a StreamSocket on the other. */
+async function pair(bufferBytes = 1024): Promise<Pair> {
+  const path = join(temporaryFolder(), 'socket');
+  const accepted = new Promise<number>((resolve) => {
+    const listener = new native.Listener(native.listen_unix(path, 0o600, 1), (descriptor) => {
+      listener.close();
+      resolve(descriptor);
+    });
+  });
+  const client = net.connect({ path, allowHalfOpen: true }).on('error', () => {});
+  defer(() => client.destroy());
+  const fd = await accepted;
+  const buffer = Buffer.alloc(bufferBytes + 8, '.');
+  const received: (number | string)[] = [];
+  const writable: number[] = [];
+  let byteCount = 0;
+  const stream = new native.StreamSocket(
+    fd,
+    buffer,
+    8,
+    bufferBytes,
+    (result) => {
+      byteCount += Math.max(result, 0);
+      received.push(result > 0 ? buffer.toString('latin1', 8, 8 + result) : result);
+      if (result <= 0) stream.stop();
+    },
+    () => writable.push(received.length),
+  );
+  defer(() => stream.close());
+  return { client, stream, fd, buffer, received, writable, byteCount: () => byteCount };
+}
+
+function happens(what: string, condition: () => boolean): Promise<true> {
+  return eventually(what, () => (condition() ? true : undefined));
+}
+
+test('stands still until it is started, and again once it is stopped', async () => {
+  const { client, stream, received } = await pair();
+  await new Promise((resolve) => client.write('one', resolve));
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  expect(received).toEqual([]);
+  expect(stream.start()).toBe(0);
+  await happens('the bytes arrive', () => received.length === 1);
+  stream.stop();
+  await new Promise((resolve) => client.write('two', resolve));
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  expect(received).toEqual(['one']);
+  stream.start();
+  await happens('the rest arrives', () => received.length === 2);
+  expect(received).toEqual(['one', 'two']);
+});
+
+test('fills only its part of the buffer, as often as it takes', async () => {
+  const { client, stream, received, buffer } = await pair(4);
+  client.write('0123456789');
+  stream.start();
+  await happens('all bytes arrive', () => received.join('') === '0123456789');
+  expect(received.every((text) => String(text).length <= 4)).toBe(true);
+  expect(buffer.toString('latin1', 0, 8)).toBe('........');
+});
+
+test('tells the end of the stream as 0 and can send after it', async () => {
+  const { client, stream, received } = await pair();
+  stream.start();
+  client.end('last');
+  await happens('the end is told', () => received.includes(0));
+  expect(received).toEqual(['last', 0]);
+  const answer = new Promise((resolve) => client.once('data', (data) => resolve(data.toString())));
+  expect(stream.send(Buffer.from('-answer-'), 1, 6)).toBe(6);
+  expect(await answer).toBe('answer');
+});
+
+test('takes a part, then nothing, and calls writable once when there is room again', async () => {
+  const { client, stream, writable } = await pair();
+  client.pause();
+  const bytes = Buffer.alloc(1024 * 1024, 'x');
+  let sent = 0;
+  let last = 0;
+  while (last >= 0) {
+    last = stream.send(bytes, 0, bytes.length);
+    sent += Math.max(last, 0);
+  }
+  expect(last).toBe(-EAGAIN);
+  expect(sent).toBeGreaterThan(0);
+  expect(stream.watch_writable()).toBe(0);
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  expect(writable).toEqual([]);
+  let got = 0;
+  client.on('data', (data) => {
+    got += data.length;
+  });
+  client.resume();
+  await happens('it is writable, and everything has arrived', () => writable.length > 0 && got === sent);
+  expect(writable).toHaveLength(1);
+});
+
+test('tells that the client is gone: EPIPE to the sender, a reset or the end to the receiver', async () => {
+  const { client, stream, received, writable } = await pair();
+  // Unread bytes turn the close into a reset.
+  stream.send(Buffer.from('unread'), 0, 6);
+  client.pause();
+  client.destroy();
+  await happens('sending fails', () => stream.send(Buffer.from('x'), 0, 1) === -EPIPE);
+  stream.watch_writable();
+  await happens('who waits to write is woken', () => writable.length === 1);
+  stream.start();
+  await happens('the receiver hears of it', () => received.length === 1);
+  expect([0, -ECONNRESET]).toContain(received[0]);
+});
+
+test('gives the descriptor back open, and is no more', async () => {
+  const { client, stream, fd, received } = await pair();
+  stream.start();
+  expect(stream.release()).toBe(fd);
+  expect(fstatSync(fd).isSocket()).toBe(true);
+  const taken = new net.Socket({ fd });
+  defer(() => taken.destroy());
+  const data = new Promise((resolve) => taken.once('data', (bytes) => resolve(bytes.toString())));
+  client.write('to the next');
+  expect(await data).toBe('to the next');
+  expect(received).toEqual([]);
+  const calls = [stream.start(), stream.send(Buffer.alloc(1), 0, 1), stream.watch_writable()];
+  expect([...calls, stream.shut_down(), stream.release()]).toEqual(new Array(5).fill(-EBADF));
+  stream.stop();
+  stream.close();
+});
+
+test('may be closed by its own callback, which is not called again', async () => {
+  const path = join(temporaryFolder(), 'socket');
+  let calls = 0;
+  const listener = new native.Listener(native.listen_unix(path, 0o600, 1), (fd) => {
+    listener.close();
+    const stream = new native.StreamSocket(
+      fd,
+      Buffer.alloc(1),
+      0,
+      1,
+      () => {
+        calls += 1;
+        stream.close();
+        stream.close();
+      },
+      () => {},
+    );
+    stream.start();
+  });
+  const client = net.connect(path).on('error', () => {});
+  defer(() => client.destroy());
+  const ended = new Promise((resolve) => client.once('close', resolve));
+  client.write('two bytes at least');
+  client.resume();
+  await ended;
+  expect(calls).toBe(1);
+});
+
+test('puts expected bytes where they belong, a few behind them where they usually go, and forgets at stop', async () => {
+  const { client, stream, buffer, byteCount } = await pair(8192);
+  const payload = Buffer.alloc(100_000, '.');
+  const sent = Buffer.concat([Buffer.alloc(99_000, 'p'), Buffer.alloc(6000, 'b')]);
+  expect(() => stream.expect(payload, 1, 100_000)).toThrow(RangeError);
+  stream.expect(payload, 500, 99_000);
+  stream.start();
+  client.write(sent);
+  await happens('everything arrives', () => byteCount() === 105_000);
+  expect(
+    payload.equals(Buffer.concat([Buffer.alloc(500, '.'), sent.subarray(0, 99_000), Buffer.alloc(500, '.')])),
+  ).toBe(true);
+  expect(buffer.subarray(8).includes('p')).toBe(false);
+  stream.expect(payload, 0, 100_000);
+  stream.stop();
+  stream.start();
+  client.write('header');
+  await happens('the header arrives', () => byteCount() === 105_006);
+  expect(buffer.toString('latin1', 8, 14)).toBe('header');
+});
+
+test('shuts the sending half down', async () => {
+  const { client, stream } = await pair();
+  const ended = new Promise((resolve) => client.once('end', resolve));
+  client.resume();
+  expect(stream.shut_down()).toBe(0);
+  await ended;
+  expect(stream.send(Buffer.alloc(1), 0, 1)).toBe(-EPIPE);
+});
+
+test('refuses arguments that are none, and leaves the descriptor with the caller', () => {
+  const none = (): void => {};
+  const buffer = Buffer.alloc(4);
+  expect(() => new native.StreamSocket(0, buffer, 0, 5, none, none)).toThrow(RangeError);
+  expect(() => new native.StreamSocket(0, buffer, 0, 4, none, 1 as unknown as () => void)).toThrow(TypeError);
+  expect(() => new native.StreamSocket(2 ** 30, buffer, 0, 4, none, none)).toThrow(/cannot be watched/);
+  const path = join(temporaryFolder(), 'socket');
+  const fd = native.listen_unix(path, 0o600, 1);
+  defer(() => closeSync(fd));
+  const stream = new native.StreamSocket(fd, buffer, 0, 4, none, none);
+  expect(() => stream.send(buffer, 3, 2)).toThrow(RangeError);
+  expect(stream.release()).toBe(fd);
+});
+
+test('polling takes a whole number of microseconds, and ends by itself', async () => {
+  expect(() => native.set_busy_poll(-1)).toThrow(RangeError);
+  expect(() => native.set_busy_poll(1_000_001)).toThrow(RangeError);
+  native.set_busy_poll(1000);
+  native.served();
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  const before = process.cpuUsage();
+  await new Promise((resolve) => setTimeout(resolve, 500));
+  const { user, system } = process.cpuUsage(before);
+  native.set_busy_poll(0);
+  // Polling on would have taken all of it.
+  expect(user + system).toBeLessThan(400_000);
+});
