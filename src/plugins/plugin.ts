@@ -1,0 +1,119 @@
+/**
+ * The contract between the server and whatever gives an export its contents. A Plugin stands for one export;
+ * a Handle is one connection's open of it. Requests reach a handle already judged: inside the export, flags
+ * legal, writes only when it is not read-only. Many may run at a time; overlapping ones have no order.
+ *
+ * A method returns nothing when it is done and a promise when it is not, and throws or rejects with a
+ * BackendError; anything else that is thrown counts as EIO.
+ */
+import type { Logger } from '../log.ts';
+import type { ExportInfo } from '../protocol/export-info.ts';
+import type { StatusExtent } from '../protocol/reply.ts';
+import type { WindowCounter } from './window-counter.ts';
+
+/** The meta context of the specification: where a write may fail for want of space, and what reads as zeros. */
+export const ALLOCATION_CONTEXT = 'base:allocation';
+
+/** What a plugin says of its export; the server adds name and description. */
+export type PluginInfo = Omit<ExportInfo, 'name' | 'description'>;
+
+/** A run of bytes with one allocation status. `isZero`: it reads as zeros. */
+export interface Extent {
+  /** Bytes, above zero. */
+  readonly length: number;
+  readonly isHole: boolean;
+  readonly isZero: boolean;
+}
+
+export interface ZeroOptions {
+  /** False: the range must stay allocated (NBD_CMD_FLAG_NO_HOLE). */
+  readonly mayPunch: boolean;
+  /** True: fail with EOPNOTSUPP, quickly, where zeroing is no faster than writing (NBD_CMD_FLAG_FAST_ZERO). */
+  readonly isFast: boolean;
+}
+
+export interface Plugin {
+  /** Constant while the plugin lives. */
+  readonly info: PluginInfo;
+  /** For people, where the operator gives no other; the empty string when undefined. */
+  readonly description?: string | undefined;
+  /**
+   * How worker threads take part: `module` is the URL of a module that exports `attachPlugin(data, context)`;
+   * absent: the export is served by one thread.
+   */
+  readonly sharing?: { readonly module: string; readonly data: unknown };
+  open(): Handle | Promise<Handle>;
+  /**
+   * Flushes and lets go of everything; all handles are closed before. Rejects when something that was
+   * acknowledged may not be on stable storage.
+   */
+  close(): Promise<void>;
+  /** Errors so far that cost acknowledged data, for operators: from the first one on FLUSH and FUA fail. */
+  readonly lossCount?: number | undefined;
+  /**
+   * Bytes of a range that are in the host's page cache, for operators; whole pages, so that they may be more
+   * than the range. Rejects when that cannot be told, and once the plugin is being closed.
+   */
+  residentBytes?(offset: number, length: number): Promise<number>;
+  /** Called instead of `close` when the server cannot start after all: undoes what opening has made. */
+  abandon?(): Promise<void>;
+}
+
+/** What `attachPlugin` is told beside the plugin's data. */
+export interface AttachContext {
+  readonly log: Logger;
+  /** From 0 to below `threadCount`, another one in each thread. */
+  readonly thread: number;
+  readonly threadCount: number;
+  readonly windowCounter: WindowCounter;
+}
+
+/**
+ * A worker thread's own face of a plugin that lives in the main thread: it opens handles there. Its `close` lets
+ * go of what this thread holds; the plugin itself is closed after those of all threads. `data` is a structured
+ * clone: shared memory in it is shared, and a descriptor is valid in every thread and stays the plugin's.
+ */
+export type AttachPlugin = (data: unknown, context: AttachContext) => Plugin | Promise<Plugin>;
+
+export interface Handle {
+  /** Fills `buffer` from `start` on without waiting for anything: false when it cannot, and nothing counts. */
+  readNow?(buffer: Uint8Array, start: number, length: number, offset: number): boolean;
+  /** Fills `length` bytes of `buffer` from `start` on. */
+  read(buffer: Uint8Array, start: number, length: number, offset: number): void | Promise<void>;
+  /**
+   * Takes the data out of `buffer` before it returns: true when done, a promise when the reply must wait,
+   * false when it could not and nothing counts.
+   */
+  writeNow?(buffer: Uint8Array, start: number, length: number, offset: number): boolean | Promise<void>;
+  /** `buffer` stays as it is until the promise is settled. `isFua`: durable before it is done. */
+  write(
+    buffer: Uint8Array,
+    start: number,
+    length: number,
+    offset: number,
+    isFua: boolean,
+  ): void | Promise<void>;
+  /** Everything acknowledged before, on any handle of the export, is durable when it is done. */
+  flush(): void | Promise<void>;
+  trim(offset: number, length: number, isFua: boolean): void | Promise<void>;
+  zero(offset: number, length: number, options: ZeroOptions, isFua: boolean): void | Promise<void>;
+  cache(offset: number, length: number): void | Promise<void>;
+  /** Consecutive extents from `offset` on, at least one; they may end early or run past the range. */
+  extents(
+    offset: number,
+    length: number,
+    isRequestOne: boolean,
+  ): readonly Extent[] | Promise<readonly Extent[]>;
+  /**
+   * The status in a meta context of `info.metaContexts` other than `base:allocation`, by the same rules;
+   * needed only where there is one.
+   */
+  contextExtents?(
+    context: string,
+    offset: number,
+    length: number,
+    isRequestOne: boolean,
+  ): readonly StatusExtent[] | Promise<readonly StatusExtent[]>;
+  /** Called once, when nothing is in flight. */
+  close(): void | Promise<void>;
+}
