@@ -1,0 +1,268 @@
+/**
+ * One connection's open of a file: reads and writes that try without waiting and hop to the addon's thread
+ * pool when they must.
+ */
+import { native } from '../../native/binding.ts';
+import { call } from '../../native/call.ts';
+import { RWF_NOWAIT } from '../../native/constants.ts';
+import { EINVAL, EIO, EOPNOTSUPP, errnoOf } from '../../native/errno.ts';
+import type { StatusExtent } from '../../protocol/reply.ts';
+import { BackendError } from '../backend-error.ts';
+import type { Extent, Handle, ZeroOptions } from '../plugin.ts';
+import { CHUNK_BYTES } from './chunks.ts';
+import { ReadAhead } from './read-ahead.ts';
+import { findResident, RESIDENT_CONTEXT } from './residency.ts';
+import type { SharedFile } from './shared-file.ts';
+
+/** Longest read that is tried on the event loop: a copy of 128 KiB from the cache takes some 20 us. */
+const READ_NOW_BYTES_MAX = 128 * 1024;
+
+/**
+ * Shortest read that bypasses the page cache with `--cache none` (native/direct_reader.h): below it a disk
+ * request costs more than what read-ahead through the cache does (4 KiB: 0.28 against 0.4 GB/s).
+ */
+const DIRECT_READ_BYTES_MIN = 64 * 1024;
+
+/** Bytes of shorter reads in flight with which a client reads ahead itself; of longer ones any will do. */
+const CLIENT_AHEAD_BYTES = CHUNK_BYTES;
+
+/** Longest write that is made on the event loop: longer ones overlap with the socket in the pool. */
+const WRITE_NOW_BYTES_MAX = 64 * 1024;
+
+/**
+ * A buffered write on ext4 can wait for the disk (throttled write-back, a partial page to read) and has no
+ * way to say so beforehand. So writes on the event loop are a bet: when one took longer than this, the pool
+ * takes them for a while.
+ */
+const SLOW_WRITE_MS = 1;
+const SLOW_WRITE_PAUSE_MS = 100;
+
+/** Zeros for the last rung of the zeroing ladder. */
+const ZEROS = new Uint8Array(1024 * 1024);
+
+export class FileHandle implements Handle {
+  readonly #file: SharedFile;
+  readonly #closed: (handle: FileHandle) => Promise<void>;
+  readonly #readAhead: ReadAhead | undefined;
+  #pendingReadBytes = 0;
+  #canReadNow = true;
+  #poolWritesUntil = 0;
+
+  constructor(file: SharedFile, closed: (handle: FileHandle) => Promise<void>) {
+    this.#file = file;
+    this.#closed = closed;
+    this.#readAhead =
+      file.eviction === undefined || file.fadvise === 'random'
+        ? undefined
+        : new ReadAhead(file.eviction, file.size, file.fadvise === 'sequential');
+  }
+
+  readNow(buffer: Uint8Array, start: number, length: number, offset: number): boolean {
+    if (length > READ_NOW_BYTES_MAX || !this.#canReadNow) {
+      return false;
+    }
+    if (this.#isDirect(length) && native.cached_pages(this.#file.fd, offset, length) === 0) {
+      // The kernel's try without waiting would start to bring in single pages.
+      return false;
+    }
+    this.#file.eviction?.meet(offset, length);
+    const result = native.preadv2(this.#file.fd, buffer, start, length, offset, RWF_NOWAIT);
+    if (result === length) {
+      this.#follow(offset, length);
+      this.#file.eviction?.touchRead(offset, length);
+      return true;
+    }
+    if (result === -EOPNOTSUPP || result === -EINVAL) {
+      // The file system knows no RWF_NOWAIT. EAGAIN is for this read; a real error shows again in the pool.
+      this.#canReadNow = false;
+    }
+    return false;
+  }
+
+  async read(buffer: Uint8Array, start: number, length: number, offset: number): Promise<void> {
+    const { fd, eviction } = this.#file;
+    const directReader = this.#isDirect(length) ? this.#file.directReader : undefined;
+    eviction?.beginRead(offset, length);
+    this.#follow(offset, length);
+    this.#pendingReadBytes += length;
+    const result = await call((done) => {
+      if (directReader === undefined) {
+        native.pread_async(fd, buffer, start, length, offset, done);
+      } else {
+        directReader.read(buffer, start, length, offset, done);
+      }
+    });
+    this.#pendingReadBytes -= length;
+    // Now, not before: many reads may wait in the pool, and a chunk evicted ahead of its reads would stay.
+    eviction?.endRead(offset, length);
+    if (result !== length) {
+      // Short: the file was truncated under the server. Zeros would be a lie.
+      throw new BackendError(result < 0 ? errnoOf(result) : EIO, 'pread', offset, length);
+    }
+  }
+
+  writeNow(buffer: Uint8Array, start: number, length: number, offset: number): boolean | Promise<void> {
+    if (length > WRITE_NOW_BYTES_MAX) {
+      return false;
+    }
+    const begin = performance.now();
+    if (begin < this.#poolWritesUntil) {
+      return false;
+    }
+    this.#file.bounds.assertPresentNow('pwrite', offset, length, begin);
+    if (this.#file.writeBack?.tryBegin(length) === false) {
+      return false;
+    }
+    this.#file.eviction?.meet(offset, length);
+    const result = native.pwritev2(this.#file.fd, buffer, start, length, offset, 0);
+    // Afterwards: a flush in another thread that takes the mark must cover the write.
+    this.#file.durability.changed();
+    const end = performance.now();
+    if (end - begin > SLOW_WRITE_MS) {
+      this.#poolWritesUntil = end + SLOW_WRITE_PAUSE_MS;
+    }
+    const windowFull = this.#wrote(offset, length);
+    this.#assertWritten(result, offset, length);
+    return windowFull ?? true;
+  }
+
+  async write(
+    buffer: Uint8Array,
+    start: number,
+    length: number,
+    offset: number,
+    isFua: boolean,
+  ): Promise<void> {
+    this.#file.bounds.assertPresent('pwrite', offset, length);
+    const pieceBytesMax = this.#file.writeBack?.pieceBytesMax ?? Number.POSITIVE_INFINITY;
+    if (length > pieceBytesMax) {
+      for (let done = 0; done < length; done += pieceBytesMax) {
+        const pieceBytes = Math.min(pieceBytesMax, length - done);
+        await this.write(buffer, start + done, pieceBytes, offset + done, false);
+      }
+      return this.#makeDurable(isFua);
+    }
+    this.#file.eviction?.meet(offset, length);
+    await this.#file.writeBack?.begin(length);
+    const result = await call((done) => {
+      native.pwrite_async(this.#file.fd, buffer, start, length, offset, 0, done);
+    });
+    this.#file.durability.changed();
+    const windowFull = this.#wrote(offset, length);
+    this.#assertWritten(result, offset, length);
+    await windowFull;
+    await this.#makeDurable(isFua);
+  }
+
+  async flush(): Promise<void> {
+    await this.#file.durability.flush();
+    this.#file.eviction?.flushed();
+    this.#file.sweepOthers?.();
+  }
+
+  async trim(offset: number, length: number, isFua: boolean): Promise<void> {
+    this.#file.bounds.assertPresent('trim', offset, length);
+    this.#meetEdges(offset, length);
+    await this.#orLatched(this.#file.zeroing.trim(offset, length));
+    this.#file.durability.changed();
+    await this.#zeroedEdges(offset, length);
+    await this.#makeDurable(isFua);
+  }
+
+  async zero(offset: number, length: number, options: ZeroOptions, isFua: boolean): Promise<void> {
+    if (length > 0) {
+      this.#file.bounds.assertPresent('zero', offset, length);
+      this.#meetEdges(offset, length);
+      if (await this.#orLatched(this.#file.zeroing.zero(offset, length, options))) {
+        this.#file.durability.changed();
+        await this.#zeroedEdges(offset, length);
+      } else {
+        await this.#writeZeros(offset, length);
+      }
+    }
+    await this.#makeDurable(isFua);
+  }
+
+  async cache(offset: number, length: number): Promise<void> {
+    // A hint: where read-ahead cannot be asked for, nothing is lost.
+    await call((done) => {
+      native.read_ahead(this.#file.fd, offset, length, done);
+    });
+  }
+
+  extents(offset: number, length: number, isRequestOne: boolean): Promise<readonly Extent[]> {
+    return this.#file.extents.find(offset, length, isRequestOne);
+  }
+
+  contextExtents(context: string, offset: number, length: number): Promise<readonly StatusExtent[]> {
+    if (context !== RESIDENT_CONTEXT) {
+      throw new Error(`Bug: no meta context ${context}`);
+    }
+    return findResident(this.#file.fd, offset, length);
+  }
+
+  close(): Promise<void> {
+    return this.#closed(this);
+  }
+
+  #follow(offset: number, length: number): void {
+    const isClientAhead = this.#isDirect(length)
+      ? this.#pendingReadBytes > 0
+      : this.#pendingReadBytes >= CLIENT_AHEAD_BYTES;
+    this.#readAhead?.follow(offset, length, isClientAhead);
+  }
+
+  #isDirect(length: number): boolean {
+    return length >= DIRECT_READ_BYTES_MIN && this.#file.directReader !== undefined;
+  }
+
+  /** See WriteBack.wrote. */
+  #wrote(offset: number, length: number): Promise<void> | undefined {
+    const { eviction, writeBack } = this.#file;
+    return eviction === undefined ? undefined : writeBack?.wrote(eviction, offset, length);
+  }
+
+  /** Only the edges of a punched range come into the cache; a TRIM of 6 TiB has three million chunks between. */
+  #meetEdges(offset: number, length: number): void {
+    this.#file.eviction?.meet(offset, 1);
+    this.#file.eviction?.meet(offset + Math.max(length, 1) - 1, 1);
+  }
+
+  /** The kernel zeroes partial pages at the edges of a punched range in the cache. */
+  async #zeroedEdges(offset: number, length: number): Promise<void> {
+    const { eviction, writeBack } = this.#file;
+    if (length > 0 && eviction !== undefined) {
+      await writeBack?.record(eviction, offset, 1);
+      await writeBack?.record(eviction, offset + length - 1, 1);
+    }
+  }
+
+  async #writeZeros(offset: number, length: number): Promise<void> {
+    for (let done = 0; done < length; done += ZEROS.length) {
+      await this.write(ZEROS, 0, Math.min(ZEROS.length, length - done), offset + done, false);
+    }
+  }
+
+  async #makeDurable(isFua: boolean): Promise<void> {
+    if (isFua) {
+      // fdatasync rather than RWF_DSYNC: FUA writes that are in flight together share one, and an error of
+      // the disk stays apart from an error of this write.
+      await this.#file.durability.flush();
+    }
+  }
+
+  #assertWritten(result: number, offset: number, length: number): void {
+    if (result < 0) {
+      throw this.#file.durability.failed(new BackendError(errnoOf(result), 'pwrite', offset, length));
+    }
+  }
+
+  /** The result of a call that changes the file; an error feeds the latch on its way to the client. */
+  async #orLatched<T>(work: Promise<T>): Promise<T> {
+    try {
+      return await work;
+    } catch (error) {
+      throw this.#file.durability.failed(error);
+    }
+  }
+}

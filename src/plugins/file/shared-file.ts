@@ -1,0 +1,98 @@
+/** What the handles of one file share, and the plugin owns; in each thread of several that serve it. */
+import type { Logger } from '../../log.ts';
+import { type DirectReader, native } from '../../native/binding.ts';
+import type { WindowCounter } from '../window-counter.ts';
+import { CacheEviction } from './cache-eviction.ts';
+import type { FileDurability } from './durability.ts';
+import { ExtentFinder } from './extents.ts';
+import { FileBounds } from './file-bounds.ts';
+import type { ChunkMarks } from './kept-chunks.ts';
+import { WriteBack } from './write-back.ts';
+import { Zeroing } from './zeroing.ts';
+
+/** How clients will read a file, as the operator says (`--fadvise`). */
+export type ReadAheadAdvice = 'normal' | 'random' | 'sequential';
+
+/** What an open file is and how it is to be served: plain data, the same in every thread. */
+export interface FileFacts {
+  readonly fd: number;
+  /** Opened with O_DIRECT; undefined with `--cache default`, and where the file takes none. */
+  readonly directFd: number | undefined;
+  /** Bytes. */
+  readonly size: number;
+  readonly isBlockDevice: boolean;
+  readonly fadvise: ReadAheadAdvice;
+  /** Undefined with `--cache default`. */
+  readonly cacheNone: CacheNoneFacts | undefined;
+}
+
+/** Bounds of the whole file: threads divide them. */
+export interface CacheNoneFacts {
+  readonly windowCount: number;
+  /** Bytes of merged ranges that fill a window. */
+  readonly windowBytes: number;
+  /** Spare what was in the page cache before. */
+  readonly keepsResident: boolean;
+}
+
+export interface SharedFile {
+  readonly fd: number;
+  /** Bytes. */
+  readonly size: number;
+  readonly bounds: FileBounds;
+  readonly durability: FileDurability;
+  readonly zeroing: Zeroing;
+  readonly extents: ExtentFinder;
+  /** Undefined with `--cache default`, both. */
+  readonly eviction: CacheEviction | undefined;
+  readonly writeBack: WriteBack | undefined;
+  /** Undefined with `--cache default`, and where the file takes no O_DIRECT. */
+  readonly directReader: DirectReader | undefined;
+  readonly fadvise: ReadAheadAdvice;
+  /** Called after a successful FLUSH, in one thread of several with `--cache none`. */
+  readonly sweepOthers?: (() => void) | undefined;
+}
+
+/** What one thread brings to a file. */
+export interface FileSurroundings {
+  readonly durability: FileDurability;
+  readonly log: Logger;
+  /** Default: 1. */
+  readonly threadCount?: number;
+  /** With `keepsResident` in one thread of several. */
+  readonly chunkMarks?: ChunkMarks | undefined;
+  readonly sweepOthers?: () => void;
+  readonly windowCounter?: WindowCounter | undefined;
+}
+
+export function createSharedFile(facts: FileFacts, surroundings: FileSurroundings): SharedFile {
+  const { fd, directFd, size, isBlockDevice, fadvise, cacheNone } = facts;
+  const { durability, log, threadCount = 1, chunkMarks, sweepOthers, windowCounter } = surroundings;
+  const bounds = new FileBounds(fd, size, !isBlockDevice);
+  const directReader = directFd === undefined ? undefined : new native.DirectReader(fd, directFd);
+  const writeBack = cacheNone && new WriteBack({ fd, ...cacheNone, durability, threadCount, windowCounter });
+  return {
+    fd,
+    size,
+    bounds,
+    durability,
+    zeroing: new Zeroing(fd, isBlockDevice),
+    extents: new ExtentFinder(fd, size, !isBlockDevice, bounds),
+    eviction:
+      writeBack &&
+      new CacheEviction({
+        fd,
+        size,
+        drainWindows: () => writeBack.drain(),
+        drained: () => directReader?.release(),
+        keepsResident: cacheNone.keepsResident,
+        chunkMarks,
+        threadCount,
+        log,
+      }),
+    writeBack,
+    directReader,
+    fadvise,
+    sweepOthers: writeBack && sweepOthers,
+  };
+}
