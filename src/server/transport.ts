@@ -1,0 +1,194 @@
+/**
+ * The bytes of one client: a plain socket, and TLS on top of it once `startTls` is called. The connection
+ * above sees the same reads, writes and back-pressure either way. It knows nothing of NBD.
+ *
+ * Plaintext arrives in one reused buffer; what TLS has decrypted arrives in buffers of up to 16 KiB, one for
+ * each TLS record, because a TLSSocket on a given socket takes no `onread` (Node 20).
+ */
+import { Socket } from 'node:net';
+import { createServer, type TLSSocket, type TlsOptions } from 'node:tls';
+import type { Logger } from '../log.ts';
+import { native } from '../native/binding.ts';
+import { PlainSocket } from './plain-socket.ts';
+
+export interface TransportEvents {
+  /**
+   * `expected` bytes are where `expect` has told; behind them came those of `bytes` from 0 to `length`, which stay
+   * as they are until more are asked for. False stops reading.
+   */
+  received(bytes: Uint8Array, length: number, expected: number): boolean;
+  /** The client will send no more. */
+  ended(): void;
+  /** The socket is gone, for whatever reason. Called once. */
+  closed(): void;
+}
+
+export class Transport {
+  /** The client's address and port; undefined for one on a Unix socket, which has no address. */
+  readonly client: string | undefined;
+  readonly #plain: PlainSocket;
+  readonly #events: TransportEvents;
+  readonly #log: Logger;
+  /** From `startTls` on: Node's socket on the descriptor, then the TLS socket on top of it. */
+  #socket: Socket | undefined;
+  /** From `startTls` until the TLS handshake is over: whatever arrives is TLS's. */
+  #isUpgrading = false;
+  #isCut = false;
+
+  /** Takes over the connected descriptor `fd`. */
+  constructor(fd: number, events: TransportEvents, log: Logger) {
+    this.#events = events;
+    this.#log = log;
+    const client = native.peer_address(fd);
+    this.client = typeof client === 'string' && client !== '' ? client : undefined;
+    this.#plain = new PlainSocket(fd, {
+      received: (bytes, length, expected) => events.received(bytes, length, expected),
+      ended: () => events.ended(),
+      failed: (errno) => log.debug({ errno }, 'The socket failed'),
+      closed: () => events.closed(),
+    });
+  }
+
+  /** Closed, or about to be: nothing can be written any more. */
+  get isDestroyed(): boolean {
+    return this.#socket?.destroyed ?? this.#plain.isDestroyed;
+  }
+
+  /** The client has taken less than was written: write no more before `onceDrained`. */
+  get needsDrain(): boolean {
+    return this.#socket?.writableNeedDrain ?? this.#plain.needsDrain;
+  }
+
+  onceDrained(drained: () => void): void {
+    if (this.#socket === undefined) {
+      this.#plain.onceDrained(drained);
+    } else {
+      this.#socket.once('drain', drained);
+    }
+  }
+
+  /** Calls `taken` when the kernel has the bytes, perhaps before it returns, or when the socket is gone. */
+  write(bytes: Uint8Array, taken?: () => void): void {
+    if (this.#socket === undefined) {
+      this.#plain.write(bytes, taken);
+    } else {
+      this.#socket.write(bytes, taken);
+    }
+  }
+
+  /** Reads on after `received` has answered false. */
+  resume(): void {
+    (this.#socket ?? this.#plain).resume();
+  }
+
+  /** The next `length` bytes may go to `buffer` from `start` on, until reading stops. Not with TLS. */
+  expect(buffer: Uint8Array, start: number, length: number): void {
+    if (this.#socket === undefined) {
+      this.#plain.expect(buffer, start, length);
+    }
+  }
+
+  /** Sends what was written and says goodbye (in TLS: close_notify). Reading goes on. */
+  end(): void {
+    if (this.#isUpgrading) {
+      return this.cut();
+    }
+    (this.#socket ?? this.#plain).end();
+  }
+
+  /** As `end`, and closes the socket without waiting for the client's goodbye. */
+  endAndClose(): void {
+    if (this.#socket === undefined && !this.#isUpgrading) {
+      return this.#plain.endAndClose();
+    }
+    this.end();
+    this.#socket?.destroySoon();
+  }
+
+  /** Closes the socket at once. */
+  cut(): void {
+    this.#isCut = true;
+    (this.#socket ?? this.#plain).destroy();
+  }
+
+  /**
+   * Starts TLS as the server; reading must have stopped. `secured` is called when the handshake has succeeded;
+   * when it fails, that is one line in the log and the end of the connection.
+   */
+  startTls(options: TlsOptions, secured: () => void): void {
+    this.#isUpgrading = true;
+    if (!this.#plain.needsDrain) {
+      return this.#upgrade(options, secured);
+    }
+    // The ACK of STARTTLS is plaintext; it leaves before the first byte of TLS.
+    this.#plain.onceDrained(() => {
+      this.#upgrade(options, secured);
+    });
+  }
+
+  #upgrade(options: TlsOptions, secured: () => void): void {
+    if (this.#plain.isDestroyed) {
+      return;
+    }
+    // A client that goes away in the TLS handshake leaves nothing to answer; the TLS socket takes this over.
+    const socket = new Socket({ fd: this.#plain.release(), allowHalfOpen: false });
+    socket.setNoDelay(true).setKeepAlive(true);
+    this.#socket = socket;
+    this.#observe(socket);
+    // A TLS server for this one socket, which never listens: the documented way to have Node check a client's
+    // certificate on a socket that exists already (tls.Server, event 'connection').
+    const server = createServer(options);
+    server.once('secureConnection', (secure) => {
+      this.#isUpgrading = false;
+      this.#secure(secure);
+      secured();
+    });
+    server.once('tlsClientError', (error: NodeJS.ErrnoException, secure) => {
+      this.#handshakeFailed(error, secure);
+    });
+    server.emit('connection', socket);
+  }
+
+  #secure(secure: TLSSocket): void {
+    this.#log.info(
+      { protocol: secure.getProtocol(), cipher: secure.getCipher().standardName },
+      'TLS is in use',
+    );
+    secure.allowHalfOpen = true;
+    this.#socket = secure;
+    this.#observe(secure);
+    secure.on('data', (bytes: Buffer) => {
+      if (!this.#events.received(bytes, bytes.length, 0)) {
+        secure.pause();
+      }
+      native.served();
+    });
+  }
+
+  #handshakeFailed(error: NodeJS.ErrnoException, secure: TLSSocket): void {
+    if (!this.#isCut) {
+      // Why a certificate was not accepted is known to the socket only; its types call the code an Error.
+      const reason: unknown = secure.authorizationError ?? error.code ?? error.message;
+      this.#log.warn({ err: error }, `The TLS handshake failed: ${String(reason)}`);
+      this.cut();
+    }
+  }
+
+  #observe(socket: Socket): void {
+    socket.on('error', (error) => {
+      this.#log.debug({ err: error }, 'The socket failed');
+      // Node leaves a TLS socket open after a record that is none (seen in 20.20).
+      socket.destroy();
+    });
+    socket.on('end', () => {
+      if (socket === this.#socket) {
+        this.#events.ended();
+      }
+    });
+    socket.on('close', () => {
+      if (socket === this.#socket) {
+        this.#events.closed();
+      }
+    });
+  }
+}

@@ -1,0 +1,22 @@
+/** A buffer pool that knows what is out, and that refuses to take a buffer back twice. */
+import { BufferPool } from '../../src/server/buffer-pool.ts';
+
+export class CountingPool extends BufferPool {
+  readonly #out = new Set<ArrayBufferLike>();
+
+  get outCount(): number {
+    return this.#out.size;
+  }
+
+  override acquire(length: number): Uint8Array {
+    const buffer = super.acquire(length);
+    if (this.#out.has(buffer.buffer)) throw new Error('The pool gave a buffer out twice');
+    this.#out.add(buffer.buffer);
+    return buffer;
+  }
+
+  override release(buffer: Uint8Array): void {
+    if (!this.#out.delete(buffer.buffer)) throw new Error('A buffer that is not out was given back');
+    super.release(buffer);
+  }
+}

@@ -1,0 +1,155 @@
+/** The server as a whole: how many it serves at a time, and its orderly end. */
+import { readdirSync } from 'node:fs';
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import { expect, test } from 'vitest';
+import { native } from '../../src/native/binding.ts';
+import { Counters } from '../../src/server/counters.ts';
+import { ExportRegistry } from '../../src/server/export-registry.ts';
+import { Server } from '../../src/server/server.ts';
+import { CMD, request } from '../protocol/naive-client.ts';
+import { eventually } from '../support/polling.ts';
+import { type TemporaryDirectory, temporaryDirectory } from '../support/temporary-directory.ts';
+import { Client } from './client.ts';
+import { FakeLog } from './fake-log.ts';
+import { FakePlugin } from './fake-plugin.ts';
+
+class ServerRig implements AsyncDisposable {
+  readonly log = new FakeLog();
+  readonly counters = new Counters(false);
+  readonly server: Server;
+  readonly path: string;
+  readonly #directory: TemporaryDirectory;
+
+  private constructor(directory: TemporaryDirectory, plugin: FakePlugin, connectionCountMax: number) {
+    this.#directory = directory;
+    this.path = directory.file('socket');
+    this.server = new Server({
+      registry: new ExportRegistry([{ name: '', description: '', plugin }]),
+      log: this.log,
+      counters: this.counters,
+      connectionCountMax,
+      handshakeSeconds: 60,
+      busyPollMicroseconds: 50,
+      tls: undefined,
+    });
+    this.server.listen(native.listen_unix(this.path, 0o600, 128));
+  }
+
+  static async create(plugin: FakePlugin, connectionCountMax = 100): Promise<ServerRig> {
+    return new ServerRig(await temporaryDirectory(), plugin, connectionCountMax);
+  }
+
+  connect(): Promise<Client> {
+    return Client.connect(this.path);
+  }
+
+  async open(): Promise<Client> {
+    const client = await this.connect();
+    await client.open();
+    return client;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    // A test about an end that fails has seen the reason already.
+    await this.server.close().catch(() => {});
+    await this.#directory[Symbol.asyncDispose]();
+  }
+}
+
+const FLUSH = request({ type: CMD.FLUSH, cookie: 1n });
+const OK = { errno: 0, cookie: 1n };
+
+function descriptorCount(): number {
+  return readdirSync('/proc/self/fd').length;
+}
+
+test('serves many connections, each with its own handle', async () => {
+  const plugin = new FakePlugin('immediate');
+  await using rig = await ServerRig.create(plugin);
+  const clients = await Promise.all(Array.from({ length: 20 }, () => rig.open()));
+  for (const client of clients) client.send(FLUSH);
+  for (const client of clients) expect(await client.takeSimpleReply()).toEqual(OK);
+  expect(plugin.handles.map(({ calls }) => calls.length)).toEqual(clients.map(() => 1));
+  expect(rig.server.connectionCount).toBe(20);
+  for (const client of clients) client.socket.destroy();
+  await eventually('all connections are closed', () => (rig.server.connectionCount === 0 ? true : undefined));
+  expect(plugin.handles.every(({ closeCount }) => closeCount === 1)).toBe(true);
+});
+
+test('closes one connection too many at once, and takes another one when there is room', async () => {
+  await using rig = await ServerRig.create(new FakePlugin('immediate'), 2);
+  const first = await rig.open();
+  const second = await rig.open();
+  const third = await rig.connect();
+  await third.ended;
+  await expect(third.take(1)).rejects.toThrow('ended');
+  expect(rig.log.at('warn')).toMatchObject([{ fields: { connectionCountMax: 2 } }]);
+  first.send(FLUSH);
+  expect(await first.takeSimpleReply()).toEqual(OK);
+  second.socket.destroy();
+  await eventually('there is room', () => (rig.server.connectionCount === 1 ? true : undefined));
+  const fourth = await rig.open();
+  fourth.send(FLUSH);
+  expect(await fourth.takeSimpleReply()).toEqual(OK);
+});
+
+test('leaks no descriptor', async () => {
+  const plugin = new FakePlugin('immediate');
+  await using rig = await ServerRig.create(plugin, 3);
+  const before = descriptorCount();
+  for (let round = 0; round < 20; round += 1) {
+    const clients = await Promise.all(Array.from({ length: 5 }, () => rig.connect()));
+    for (const client of clients) client.socket.destroy();
+    await eventually('the connections of a round are closed', () =>
+      rig.server.connectionCount === 0 ? true : undefined,
+    );
+  }
+  await eventually('every descriptor is closed', () => (descriptorCount() === before ? true : undefined));
+});
+
+test('close answers what is in flight, stops accepting, and closes handles before exports', async () => {
+  const plugin = new FakePlugin();
+  await using rig = await ServerRig.create(plugin);
+  const busy = await rig.open();
+  const idle = await rig.open();
+  const silent = await rig.connect();
+  busy.send(FLUSH);
+  await eventually('the request is in flight', () => plugin.handles[0]?.pending[0]);
+  let handlesAtClose: number[] = [];
+  plugin.beforeClose = () => {
+    handlesAtClose = plugin.handles.map(({ closeCount }) => closeCount);
+  };
+  const closed = rig.server.close();
+  expect(rig.server.close()).toBe(closed);
+  await Promise.all([idle.ended, silent.ended]);
+  await expect(rig.connect()).rejects.toThrow(/ECONNREFUSED/);
+  await nextTurn();
+  expect(plugin.closeCount).toBe(0);
+  plugin.handles[0]?.pending[0]?.resolve();
+  expect(await busy.takeSimpleReply()).toEqual(OK);
+  await closed;
+  expect(plugin.closeCount).toBe(1);
+  expect(handlesAtClose).toEqual([1, 1]);
+});
+
+test('close rejects when acknowledged data may be lost', async () => {
+  const plugin = new FakePlugin();
+  plugin.beforeClose = () => {
+    throw new Error('fdatasync failed');
+  };
+  await using rig = await ServerRig.create(plugin);
+  await expect(rig.server.close()).rejects.toThrow('fdatasync failed');
+});
+
+test('close cuts a client off that does not read its replies', async () => {
+  const plugin = new FakePlugin('immediate');
+  await using rig = await ServerRig.create(plugin);
+  const client = await rig.open();
+  client.socket.pause();
+  client.send(request({ type: CMD.READ, length: 32 * 1024 * 1024 }));
+  await eventually('the reply is on its way', () => plugin.handle.calls[0]);
+  await rig.server.close();
+  expect(rig.log.at('warn')).toHaveLength(1);
+  expect(plugin.handle.closeCount).toBe(1);
+  expect(plugin.closeCount).toBe(1);
+});
