@@ -55,11 +55,12 @@ export class RunningPeer implements AsyncDisposable {
       env: childEnvironment(),
       stdio: ['ignore', 'ignore', stderr.fd, ...(isTold ? ['ipc' as const] : [])],
     });
-    await stderr.close();
+    // Before the next wait: a program that is not installed is told on the next tick.
     let failure: NodeJS.ErrnoException | undefined;
     child.once('error', (error) => {
       failure = error;
     });
+    await stderr.close();
     let pid = child.pid ?? 0;
     try {
       await eventually(
