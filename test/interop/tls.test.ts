@@ -6,7 +6,7 @@ import { createFullImage, createImage, expectSameContent } from '../support/imag
 import { eventually } from '../support/polling.ts';
 import { python } from '../support/python.ts';
 import { CLIENT_FLAGS, encodeGo, encodeOption, RawClient } from '../support/raw-client.ts';
-import { expectRefusal, type NbdServer, startServer } from '../support/server.ts';
+import { expectRefusal, LOGGED, type NbdServer, startServer } from '../support/server.ts';
 import { MiB } from '../support/storage.ts';
 import { type TemporaryDirectory, temporaryDirectory } from '../support/temporary-directory.ts';
 import { gnutlsInit, PSK_USER, revoke, tlsInit, withCertificates, withPsk } from '../support/tls-files.ts';
@@ -51,7 +51,7 @@ async function serve(files: string, ...more: string[]): Promise<NbdServer> {
   ]);
 }
 
-/** TLS failures and attacks, as the log has them. */
+/** TLS failures and attacks, as the log has them; all of them when the server has ended. */
 function warnings({ log }: NbdServer): string[] {
   return log.filter(({ level }) => level >= WARN).map(({ msg }) => msg ?? '');
 }
@@ -84,6 +84,7 @@ describe.each([
     expect(server.uri).toMatch(/^nbds\+unix:\/\/\/\?socket=/);
     expect(await python(withCertificates(server.uri, filesOf()), SCRIPT)).toBe('ok\n');
     expect(await python(withPsk(server.uri, psk(filesOf())), SCRIPT)).toBe('ok\n');
+    await server.stop();
     expect(warnings(server)).toEqual([]);
   });
 
@@ -95,6 +96,7 @@ describe.each([
         const info = JSON.parse(await run(['nbdinfo', '--json', uri])) as { readonly TLS: boolean };
         expect(info.TLS).toBe(true);
       }
+      await server.stop();
       expect(warnings(server)).toEqual([]);
     }
   });
@@ -128,6 +130,7 @@ describe.each([
         await expectSameContent(copy, image);
         await rm(copy);
       }
+      await server.stop();
       const versions = new Set(server.log.flatMap(({ protocol }) => protocol ?? []));
       expect([...versions]).toEqual([priority === '' ? 'TLSv1.3' : 'TLSv1.2']);
       expect(warnings(server)).toEqual([]);
@@ -171,6 +174,7 @@ test('nbdcopy copies in both directions over TLS with four connections', async (
   await expectSameContent(target, image);
   await run(['nbdcopy', ...four, uri, copy]);
   await expectSameContent(copy, image);
+  await server.stop();
   expect(server.log.filter(({ msg }) => msg === 'TLS is in use').length).toBeGreaterThanOrEqual(8);
   expect(warnings(server)).toEqual([]);
 });
@@ -180,6 +184,9 @@ describe('who gets in', () => {
     await using server = await serve(ours, '--tls-verify-peer', '--port', '0');
     await run(['nbdinfo', withCertificates(server.uri, ours)]);
     await run(['nbdinfo', withPsk(server.uri, psk(ours))]);
+    await expect
+      .poll(() => server.log.filter(({ msg }) => msg === 'Connection closed').length, LOGGED)
+      .toBe(2);
     expect(warnings(server)).toEqual([]);
 
     const [bare, foreign] = [directory.file('bare'), directory.file('foreign')];
@@ -192,11 +199,9 @@ describe('who gets in', () => {
     await copyFile(join(gnutls, 'client-cert.pem'), join(foreign, 'client-cert.pem'));
     await copyFile(join(gnutls, 'client-key.pem'), join(foreign, 'client-key.pem'));
     expect((await attempt(['nbdinfo', withCertificates(server.uri, foreign)])).code).not.toBe(0);
-    const lines = await eventually('both are in the log', () =>
-      warnings(server).length >= 2 ? warnings(server) : undefined,
-    );
-    expect(lines).toHaveLength(2);
-    for (const line of lines) expect(line).toMatch(/^The TLS handshake failed: /);
+    await server.stop();
+    expect(warnings(server)).toHaveLength(2);
+    for (const line of warnings(server)) expect(line).toMatch(/^The TLS handshake failed: /);
   });
 
   test('a certificate in ca-crl.pem is refused', async () => {
@@ -216,6 +221,7 @@ describe('who gets in', () => {
     expect(await eventually('it is in the log', () => warnings(server)[0])).toMatch(
       /^The TLS handshake failed: /,
     );
+    await server.stop();
     expect(warnings(server)).toHaveLength(1);
   });
 
@@ -338,6 +344,7 @@ describe('a hostile client', () => {
     expect(await eventually('it is in the log', () => warnings(server)[0])).toMatch(
       /^The TLS handshake failed: /,
     );
+    await server.stop();
     expect(warnings(server)).toHaveLength(1);
   });
 

@@ -2,6 +2,7 @@ import { createCipheriv, createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { open, stat } from 'node:fs/promises';
 import { run } from './command.ts';
+import { eventually } from './polling.ts';
 import { PYTHON } from './python.ts';
 import { MiB } from './storage.ts';
 
@@ -96,9 +97,11 @@ export async function residentPages(path: string): Promise<Residency> {
 /** Drops a file from the page cache, whoever put it there. */
 export async function evict(path: string): Promise<void> {
   await run(['sync', path]);
-  await run(['dd', `if=${path}`, 'iflag=nocache', 'count=0', 'status=none']);
-  const { resident } = await residentPages(path);
-  if (resident !== 0) throw new Error(`${resident} pages of ${path} stay in the page cache`);
+  // Somebody else's read-ahead may still be under way, its pages locked.
+  await eventually(`nothing of ${path} stays in the page cache`, async () => {
+    await run(['dd', `if=${path}`, 'iflag=nocache', 'count=0', 'status=none']);
+    return (await residentPages(path)).resident === 0 ? true : undefined;
+  });
 }
 
 /** The oracle for block status: what lseek says about a file, asked by a program that is not ours. */

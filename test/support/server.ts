@@ -17,6 +17,9 @@ const STOP_DEADLINE = 30_000;
 
 const FATAL = 60;
 
+/** For `expect.poll`: the log comes through a pipe, at any time after what it tells of. */
+export const LOGGED = { timeout: 30_000, interval: 10 } as const;
+
 export interface LogLine {
   readonly level: number;
   readonly msg?: string;
@@ -68,8 +71,10 @@ export class NbdServer implements AsyncDisposable {
     return this.#output.stderr;
   }
 
+  /** The complete lines of the log that have come so far; all of them when the server has ended. */
   get log(): LogLine[] {
     return this.stderr
+      .slice(0, this.stderr.lastIndexOf('\n') + 1)
       .split('\n')
       .filter((line) => line !== '')
       .map((line) => JSON.parse(line) as LogLine);

@@ -231,7 +231,10 @@ describe('nbd-serve cachestat', () => {
     });
   }
 
-  test('agrees with cachestats about files that are cached, partly cached and not cached', async () => {
+  // The kernel takes pages when it likes, as DAMON does without any shortage.
+  test('agrees with cachestats about files that are cached, partly cached and not cached', {
+    retry: 4,
+  }, async () => {
     await using directory = await temporaryDirectory();
     const files = ['all.img', 'some.img', 'none.img'].map((name) => directory.file(name));
     const [all = '', some = ''] = files;

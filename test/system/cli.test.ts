@@ -165,6 +165,7 @@ test('the log on standard error is JSON, one object a line', async () => {
   await using server = await startServer(['file', image, '--log-level', 'trace']);
   await run(['nbdcopy', server.uri, 'null:']);
   await server.stop();
+  expect(server.stderr.endsWith('\n')).toBe(true);
   expect(server.log.length).toBeGreaterThan(0);
   for (const line of server.log) expect(typeof line.level).toBe('number');
 });

@@ -6,7 +6,7 @@ import { createFullImage, createImage } from '../support/image.ts';
 import { PageCacheProbe } from '../support/page-cache.ts';
 import { eventually } from '../support/polling.ts';
 import { PYTHON, python } from '../support/python.ts';
-import { CACHE_MODES, expectRefusal, type NbdServer, startServer } from '../support/server.ts';
+import { CACHE_MODES, expectRefusal, LOGGED, type NbdServer, startServer } from '../support/server.ts';
 import { MiB } from '../support/storage.ts';
 import { faults, straceTo } from '../support/strace.ts';
 import { temporaryDirectory } from '../support/temporary-directory.ts';
@@ -89,7 +89,12 @@ for index in range(${count}): open(f'{index:05}', 'w').close()`,
     const names = Object.keys(await list(server));
     expect(names.length).toBe(10_000);
     expect(names.every((name) => /^\d{5}$/.test(name))).toBe(true);
-    expect(server.log.filter(({ msg }) => msg?.includes('more files than LIST can show')).length).toBe(1);
+    await expect
+      .poll(
+        () => server.log.filter(({ msg }) => msg?.includes('more files than LIST can show')).length,
+        LOGGED,
+      )
+      .toBe(1);
     expect(await sizeOf(server, String(count - 1))).toBe(0);
   });
 
@@ -197,7 +202,9 @@ describe('nothing outside of the directory', () => {
       'inject=openat2:error=EPERM',
     );
     await using server = await startServer(['directory', directory.file('images')], { through });
-    expect(server.log).toContainEqual(expect.objectContaining({ level: 40, errno: 'EPERM' }));
+    await expect
+      .poll(() => server.log, LOGGED)
+      .toContainEqual(expect.objectContaining({ level: 40, errno: 'EPERM' }));
     expect(Object.keys(await list(server))).toEqual(['inside']);
     expect(await sizeOf(server, 'inside')).toBe(512);
     for (const name of ['link', 'absolute-link', ...OUTSIDE]) {

@@ -47,6 +47,7 @@ function lossLines(server: NbdServer): LogLine[] {
   return server.log.filter(({ msg }) => msg?.startsWith('Acknowledged data was lost') === true);
 }
 
+/** To be called when the server has ended: only then the log is complete. */
 function expectLossLogged(server: NbdServer): void {
   const [line] = lossLines(server);
   expect(line, server.stderr).toMatchObject({
@@ -118,8 +119,8 @@ print(json.dumps([told(each.flush) for each in reversed(h)] + [told(each.flush) 
       // The disk works again: writes succeed, and the promise stays broken.
       await python(server.uri, 'connect().pwrite(bytearray(4096), 8 << 20)');
       expect(new Set(await everyPromise(server, connections))).toEqual(new Set(['EIO']));
-      expectLossLogged(server);
       await endsWithFailure(server);
+      expectLossLogged(server);
     });
   },
 );
@@ -134,8 +135,8 @@ describe('write-back that fails', () => {
     const [first, ...later] = await everyPromise(server, 2);
     expect(['ENOSPC', 'EIO']).toContain(first);
     expect(new Set(later)).toEqual(new Set(['EIO']));
-    expectLossLogged(server);
     await endsWithFailure(server);
+    expectLossLogged(server);
   });
 
   test.each(CACHE_MODES)('at the shutdown makes the exit code non-zero, --cache %s', async (cache) => {
@@ -211,8 +212,8 @@ print(told(h.flush))
       server.uri,
       "h = connect(); h.pwrite(bytearray(b'z' * 4096), 40 << 20, nbd.CMD_FLAG_FUA); h.flush()",
     );
-    expect(lossLines(server)).toEqual([]);
     await server.stop();
+    expect(lossLines(server)).toEqual([]);
     await expectBytes(image, 0, Buffer.alloc(65_536, 'k'));
     await expectBytes(image, 40 * MiB, Buffer.alloc(4096, 'z'));
   });

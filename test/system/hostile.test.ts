@@ -12,7 +12,7 @@ import { eventually } from '../support/polling.ts';
 import { PYTHON } from '../support/python.ts';
 import { randomNumbers } from '../support/random.ts';
 import { CLIENT_FLAGS, COMMAND, encodeGo, encodeRequest, RawClient } from '../support/raw-client.ts';
-import { type NbdServer, startServer } from '../support/server.ts';
+import { LOGGED, type NbdServer, startServer } from '../support/server.ts';
 import { MiB } from '../support/storage.ts';
 import { temporaryDirectory } from '../support/temporary-directory.ts';
 
@@ -68,12 +68,18 @@ class Rig implements AsyncDisposable {
     await expectGoodService(this.server);
     await expectDescriptorCount(this.server, this.idleDescriptors);
     expect(await run(['nbdinfo', '--size', this.server.uri])).toBe(`${IMAGE_BYTES}\n`);
+    this.#expectNoErrors();
+  }
+
+  #expectNoErrors(): void {
     expect(this.server.stderr).not.toMatch(/uncaught|unhandled|\bBug:/i);
     expect(this.server.log.filter(({ level }) => level >= 50)).toEqual([]);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#cleanup[Symbol.asyncDispose]();
+    // Only now the log is complete.
+    this.#expectNoErrors();
   }
 }
 
@@ -151,8 +157,10 @@ describe('half-open connections', () => {
       await expect(client.receive(1)).rejects.toThrow('closed the connection');
       await client.leave();
     }
-    expect(rig.server.log.filter(({ msg }) => msg?.startsWith('Too many connections'))).toHaveLength(30);
-    expect(await rig.server.descriptorCount()).toBe(rig.idleDescriptors + 50);
+    await expect
+      .poll(() => rig.server.log.filter(({ msg }) => msg?.startsWith('Too many connections')), LOGGED)
+      .toHaveLength(30);
+    await expect.poll(() => rig.server.descriptorCount(), LOGGED).toBe(rig.idleDescriptors + 50);
     // Those that were there before are still served.
     const [first] = idle;
     await first?.send(Buffer.concat([CLIENT_FLAGS, encodeGo('')]));
@@ -187,10 +195,12 @@ describe('half-open connections', () => {
     }
     // The deadline, not the end of what there was to say, ended them.
     for (const count of await Promise.all(drips)) expect(count).toBeLessThan(bytes.length);
-    const cut = rig.server.log.filter(
-      ({ msg }) => msg?.startsWith('No export was opened within 1 s') === true,
-    );
-    expect(cut).toHaveLength(100);
+    await expect
+      .poll(
+        () => rig.server.log.filter(({ msg }) => msg?.startsWith('No export was opened within 1 s')),
+        LOGGED,
+      )
+      .toHaveLength(100);
     await good?.send(encodeRequest({ type: COMMAND.read, cookie: 9n, offset: 0, length: 512 }));
     expect(await good?.receiveReply(512)).toEqual({ error: 0, cookie: 9n });
     await leave([...silent, ...dripping, ...(good === undefined ? [] : [good])]);
@@ -361,8 +371,9 @@ test('2,000 mutated sessions in parallel leave the server healthy', async () => 
   for (let batch = 0; batch < 20; batch++) {
     await Promise.all(Array.from({ length: 100 }, () => hurt(mutate(pick(), pick(), random), random(4))));
   }
-  const opened = rig.server.log.filter(({ msg }) => msg === 'Connection opened').length;
-  expect(opened).toBeGreaterThanOrEqual(2000);
+  await expect
+    .poll(() => rig.server.log.filter(({ msg }) => msg === 'Connection opened').length, LOGGED)
+    .toBeGreaterThanOrEqual(2000);
   await rig.expectHealth();
   expect(await memory(rig.server, 'VmHWM')).toBeLessThan(RSS_MIB_MAX);
 });

@@ -8,7 +8,7 @@ import { attempt, childEnvironment, privileged, run } from '../support/command.t
 import { createFullImage, createImage } from '../support/image.ts';
 import { eventually } from '../support/polling.ts';
 import { COMMAND, encodeRequest, RawClient } from '../support/raw-client.ts';
-import { expectRefusal, PROGRAM, startServer } from '../support/server.ts';
+import { expectRefusal, LOGGED, PROGRAM, startServer } from '../support/server.ts';
 import { MiB } from '../support/storage.ts';
 import { straceTo } from '../support/strace.ts';
 import { temporaryDirectory } from '../support/temporary-directory.ts';
@@ -111,16 +111,18 @@ describe('the log', () => {
       '-U',
       '-',
     ]);
-    expect(server.log[0]).toMatchObject({
-      level: 30,
-      msg: 'Serving',
-      uri: server.uri,
-      alsoAt: [expect.stringMatching(/^nbd:\/\/127\.0\.0\.1:\d+\/x$/)],
-      export: 'x',
-      size: MiB,
-      file: image,
-      cache: 'none',
-    });
+    await expect
+      .poll(() => server.log[0], LOGGED)
+      .toMatchObject({
+        level: 30,
+        msg: 'Serving',
+        uri: server.uri,
+        alsoAt: [expect.stringMatching(/^nbd:\/\/127\.0\.0\.1:\d+\/x$/)],
+        export: 'x',
+        size: MiB,
+        file: image,
+        cache: 'none',
+      });
   });
 
   test('is text for people with --log-format pretty, to the last line', async () => {

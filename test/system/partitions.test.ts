@@ -103,6 +103,7 @@ test('a GPT whose first sectors were overwritten is found by its copy', async ()
   await file.write(Buffer.alloc(4096, 0xff), 0, 4096, 512);
   await using server = await startServer(['file', image, '-r', '--filter', 'partition:7']);
   expect(Number(await run(['nbdinfo', '--size', server.uri]))).toBe(partitions.at(-1)?.length);
+  await server.stop();
   expect(server.log.filter(({ level }) => level === 40).map(({ msg }) => msg)).toEqual([
     'The GPT is damaged; its copy at the end of the disk is used',
   ]);

@@ -6,7 +6,7 @@ import { attempt, run } from '../support/command.ts';
 import { createFullImage, expectSameContent } from '../support/image.ts';
 import { eventually } from '../support/polling.ts';
 import { python } from '../support/python.ts';
-import { expectRefusal, PROGRAM, startServer } from '../support/server.ts';
+import { expectRefusal, LOGGED, PROGRAM, startServer } from '../support/server.ts';
 import { MiB } from '../support/storage.ts';
 import { type TemporaryDirectory, temporaryDirectory } from '../support/temporary-directory.ts';
 
@@ -45,10 +45,10 @@ export default defineExport({
     await run(['nbdcopy', server.uri, copy]);
     await expectSameContent(image, copy);
     expect(await run(['nbdinfo', server.uri])).toContain('description: a device of mine');
-    expect(server.stderr.split('\n')[0]).toBe('standard output belongs to the URI');
     // stop() reads the log, every line of which must be JSON.
     server.signal('SIGTERM');
     expect(await server.ended()).toEqual({ code: 0, signal: null });
+    expect(server.stderr.split('\n')[0]).toBe('standard output belongs to the URI');
   });
 });
 
@@ -85,6 +85,7 @@ export default async (args: readonly string[], { isReadOnly, log }: PluginModule
       args: ['one', 'two', '-x', '--port=7'],
       isReadOnly: true,
     });
+    await server.stop();
     expect(server.log.find(({ msg }) => msg === 'Opening')).toMatchObject({
       args: ['one', 'two', '-x', '--port=7'],
     });
@@ -120,13 +121,14 @@ fails(errno.ENOSPC, h.pwrite, b"x", 0)
 fails(errno.EIO, h.pwrite, b"x", 1)
 assert h.pread(512, 0) == bytes(512)`,
   );
-  const errors = server.log.filter(({ level }) => level === ERROR);
-  expect(errors).toMatchObject([
-    { operation: 'read', offset: 4096, length: 512, errno: 'EIO', err: { message: 'Cannot read\nthis' } },
-    { operation: 'read', offset: 8192, err: { message: 'read must return 512 bytes, and returned 1' } },
-    { operation: 'write', offset: 0, errno: 'ENOSPC', err: { message: 'full' } },
-    { operation: 'write', offset: 1, errno: 'EIO', err: { message: "write threw 'a string'" } },
-  ]);
+  await expect
+    .poll(() => server.log.filter(({ level }) => level === ERROR), LOGGED)
+    .toMatchObject([
+      { operation: 'read', offset: 4096, length: 512, errno: 'EIO', err: { message: 'Cannot read\nthis' } },
+      { operation: 'read', offset: 8192, err: { message: 'read must return 512 bytes, and returned 1' } },
+      { operation: 'write', offset: 0, errno: 'ENOSPC', err: { message: 'full' } },
+      { operation: 'write', offset: 1, errno: 'EIO', err: { message: "write threw 'a string'" } },
+    ]);
 });
 
 test.each([

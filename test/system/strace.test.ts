@@ -212,16 +212,16 @@ describe('a system call that fails', () => {
       async (server, [answer, flush, ...later]) => {
         expect([answer, flush]).toEqual([fault.answer, fault.flush]);
         expect(later).toEqual(['EIO', 'EIO']);
+        server.signal('SIGTERM');
+        const end = await server.ended();
+        expect(end.signal).toBeNull();
+        expect(end.code).not.toBe(0);
         const errno = /error=(\w+)/.exec(fault.injection)?.[1];
         const lines = server.log.filter(({ level, errno: logged }) => level === 50 && logged === errno);
         expect(lines.length, server.stderr).toBeGreaterThan(0);
         expect(new Set(lines.map(({ offset, length }) => `${offset} ${length}`)).size, server.stderr).toBe(
           lines.length,
         );
-        server.signal('SIGTERM');
-        const end = await server.ended();
-        expect(end.signal).toBeNull();
-        expect(end.code).not.toBe(0);
       },
     );
   });

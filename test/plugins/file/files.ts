@@ -63,12 +63,23 @@ export class Files implements AsyncDisposable {
 
 /** Pages of a range in the page cache; the whole file unless told otherwise. */
 export async function residentPages(fd: number, offset = 0, length = 0): Promise<number> {
+  const [cached = Number.NaN] = await cacheCounts(fd, offset, length);
+  return cached;
+}
+
+async function cacheCounts(fd: number, offset: number, length: number): Promise<Float64Array> {
   const counts = new Float64Array(5);
   const result = await call((done) => {
     native.cachestat(fd, offset, length, counts, done);
   });
   if (result !== 0) throw new Error(`cachestat answers ${result}`);
-  return counts[0] ?? Number.NaN;
+  return counts;
+}
+
+/** Pages that are resident or that the kernel's memory management has taken: unlike eviction, it leaves shadow entries. */
+export async function keptPages(fd: number, offset: number, length: number): Promise<number> {
+  const [cached = 0, , , evicted = 0] = await cacheCounts(fd, offset, length);
+  return cached + evicted;
 }
 
 /** Writes everything back and evicts it. */

@@ -6,7 +6,7 @@ import { call } from '../../../src/native/call.ts';
 import { POSIX_FADV_RANDOM } from '../../../src/native/constants.ts';
 import { CHUNK_BYTES } from '../../../src/plugins/file/chunks.ts';
 import { ChunkMarks, KeptChunks } from '../../../src/plugins/file/kept-chunks.ts';
-import { evict, Files, GiB, residentPages } from './files.ts';
+import { evict, Files, GiB, keptPages, residentPages } from './files.ts';
 
 const CHUNK_COUNT = 6;
 const SIZE = CHUNK_COUNT * CHUNK_BYTES;
@@ -14,10 +14,12 @@ const CHUNK_PAGES = CHUNK_BYTES / native.page_size;
 /** Somebody else reads one page of this chunk before the server comes. */
 const FOREIGN_CHUNK = 2;
 
+/** Of each chunk of which something is resident the pages that nobody has evicted. */
 async function residentByChunk(fd: number): Promise<number[]> {
   const counts: number[] = [];
   for (let chunk = 0; chunk < CHUNK_COUNT; chunk += 1) {
-    counts.push(await residentPages(fd, chunk * CHUNK_BYTES, CHUNK_BYTES));
+    const range = [chunk * CHUNK_BYTES, CHUNK_BYTES] as const;
+    counts.push((await residentPages(fd, ...range)) === 0 ? 0 : await keptPages(fd, ...range));
   }
   return counts;
 }
