@@ -74,6 +74,13 @@ int64_t pwritev2_all(int fd, const uint8_t* data, size_t length, int64_t offset,
   return static_cast<int64_t>(length);
 }
 
+int64_t pwrite_inside(int fd, const uint8_t* data, size_t length, int64_t offset) {
+  // A failing look is no reason to refuse what may well work.
+  const int64_t present = size(fd);
+  if (present >= 0 && offset + static_cast<int64_t>(length) > present) return -ENODATA;
+  return pwritev2_all(fd, data, length, offset, 0);
+}
+
 // EINTR means that nothing was decided. EIO means that the kernel has given up on some pages, marked them
 // clean and told this descriptor, once (fsync(2); errseq_t since Linux 4.13): a second fdatasync would
 // answer 0 with the data gone. So one EIO is final, and whoever gets it must remember it.
@@ -161,6 +168,7 @@ int64_t preadv2(int, uint8_t*, size_t, int64_t, int) { return -ENOSYS; }
 int64_t openat2(int, const std::string&, int, int) { return -ENOSYS; }
 int64_t pread_all(int, uint8_t*, size_t, int64_t) { return -ENOSYS; }
 int64_t pwritev2_all(int, const uint8_t*, size_t, int64_t, int) { return -ENOSYS; }
+int64_t pwrite_inside(int, const uint8_t*, size_t, int64_t) { return -ENOSYS; }
 int64_t fdatasync(int) { return -ENOSYS; }
 int64_t size(int) { return -ENOSYS; }
 int64_t lseek(int, int64_t, int) { return -ENOSYS; }

@@ -19,6 +19,9 @@ int64_t openat2(int dirfd, const std::string& path, int flags, int resolve);
 int64_t pread_all(int fd, uint8_t* data, size_t length, int64_t offset);
 // Until `length`; answers `length`. After an error a part may have been written.
 int64_t pwritev2_all(int fd, const uint8_t* data, size_t length, int64_t offset, int flags);
+// As pwritev2_all, into a regular file that is long enough now: -ENODATA when it ends before the range does, which
+// would otherwise make it long again. Between the look and the write there is nothing to wait for.
+int64_t pwrite_inside(int fd, const uint8_t* data, size_t length, int64_t offset);
 int64_t fdatasync(int fd);
 // Bytes of a regular file, as the kernel has them now: never asks a server across the network.
 int64_t size(int fd);

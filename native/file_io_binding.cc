@@ -61,6 +61,21 @@ void pwrite_async(const Napi::CallbackInfo& info) {
       done, slice.array);
 }
 
+void pwrite_inside_async(const Napi::CallbackInfo& info) {
+  Arguments arguments(info);
+  const int fd = arguments.descriptor("fd");
+  const Slice slice = arguments.slice("buffer", "start", "length");
+  const int64_t offset = arguments.offset("offset");
+  const napi_value done = arguments.function("done");
+  if (arguments.refused()) return;
+  submit_work(
+      info.Env(),
+      [fd, data = slice.data, length = slice.length, offset] {
+        return file_io::pwrite_inside(fd, data, length, offset);
+      },
+      done, slice.array);
+}
+
 void openat2(const Napi::CallbackInfo& info) {
   Arguments arguments(info);
   const int dirfd = arguments.descriptor("dirfd");
@@ -149,6 +164,7 @@ void export_file_io(Napi::Env env, Napi::Object exports) {
   exports.Set("pwritev2", Napi::Function::New<pwritev2>(env, "pwritev2"));
   exports.Set("pread_async", Napi::Function::New<pread_async>(env, "pread_async"));
   exports.Set("pwrite_async", Napi::Function::New<pwrite_async>(env, "pwrite_async"));
+  exports.Set("pwrite_inside_async", Napi::Function::New<pwrite_inside_async>(env, "pwrite_inside_async"));
   exports.Set("openat2", Napi::Function::New<openat2>(env, "openat2"));
   exports.Set("fdatasync", Napi::Function::New<fdatasync>(env, "fdatasync"));
   exports.Set("file_size", Napi::Function::New<file_size>(env, "file_size"));

@@ -165,6 +165,15 @@ export interface Binding {
     flags: number,
     done: Done,
   ): void;
+  /** Into a regular file that is long enough when its turn comes: `length`, -ENODATA where it ends before, or -errno. */
+  pwrite_inside_async(
+    fd: number,
+    buffer: Uint8Array,
+    start: number,
+    length: number,
+    offset: number,
+    done: Done,
+  ): void;
   /**
    * openat2(2): a close-on-exec descriptor of `path` below `dirfd`. `resolve`: RESOLVE_*. -ENOSYS before Linux
    * 5.6 and -EPERM in sandboxes that do not know it.

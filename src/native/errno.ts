@@ -16,6 +16,7 @@ export const EINVAL = errno.EINVAL as LinuxErrno;
 export const EIO = errno.EIO as LinuxErrno;
 export const ELOOP = errno.ELOOP as LinuxErrno;
 export const ENAMETOOLONG = errno.ENAMETOOLONG as LinuxErrno;
+export const ENODATA = errno.ENODATA as LinuxErrno;
 export const ENODEV = errno.ENODEV as LinuxErrno;
 export const ENOENT = errno.ENOENT as LinuxErrno;
 export const ENOMEM = errno.ENOMEM as LinuxErrno;

@@ -22,6 +22,11 @@ const calls: [name: string, names: string[], values: unknown[]][] = [
     ['fd', 'buffer', 'start', 'length', 'offset', 'flags', 'done'],
     [99999, buffer, 0, 16, 0, 0, done],
   ],
+  [
+    'pwrite_inside_async',
+    ['fd', 'buffer', 'start', 'length', 'offset', 'done'],
+    [99999, buffer, 0, 16, 0, done],
+  ],
   ['openat2', ['dirfd', 'path', 'flags', 'resolve', 'done'], [99999, 'x', 0, 0, done]],
   ['fdatasync', ['fd', 'done'], [99999, done]],
   ['lseek', ['fd', 'offset', 'whence', 'done'], [99999, 0, 3, done]],

@@ -1,5 +1,5 @@
 /** Transfers, allocation and durability calls, and the errors that they answer. */
-import { constants, fstatSync, ftruncateSync, readSync, writeFileSync } from 'node:fs';
+import { constants, fstatSync, ftruncateSync, readFileSync, readSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { native } from '../../src/native/binding.ts';
@@ -224,4 +224,29 @@ test('a shrinking resizable buffer costs an error, not the process', async () =>
   const pending = result((done) => native.pread_async(fd, view, 0, MiB, 0, done));
   memory.resize(0);
   expect(Number.isInteger(await pending)).toBe(true);
+});
+
+describe('pwrite_inside', () => {
+  const ENODATA = 61;
+
+  function write(fd: number, length: number, offset: number): Promise<number> {
+    return result((done) => native.pwrite_inside_async(fd, pattern(length, 3), 0, length, offset, done));
+  }
+
+  test('writes up to the end of the file and never makes it longer', async () => {
+    const { path, fd } = temporaryFile();
+    ftruncateSync(fd, MiB);
+    expect(await write(fd, 4096, MiB - 4096)).toBe(4096);
+    for (const [length, offset] of [
+      [4096, MiB - 4095],
+      [1, MiB],
+      [MiB + 1, 0],
+    ] as const) {
+      expect(await write(fd, length, offset)).toBe(-ENODATA);
+    }
+    const content = readFileSync(path);
+    expect(content).toHaveLength(MiB);
+    expect(content.subarray(MiB - 4096).equals(pattern(4096, 3))).toBe(true);
+    expect(content.subarray(0, MiB - 4096).every((byte) => byte === 0)).toBe(true);
+  });
 });

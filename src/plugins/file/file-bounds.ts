@@ -4,7 +4,8 @@
  * do nothing and succeed; lseek would call it a hole. All of these are EIO instead.
  */
 import { native } from '../../native/binding.ts';
-import { EIO } from '../../native/errno.ts';
+import { call } from '../../native/call.ts';
+import { EIO, ENODATA } from '../../native/errno.ts';
 import { BackendError } from '../backend-error.ts';
 
 /**
@@ -39,8 +40,25 @@ export class FileBounds {
   /** Throws EIO when a part of the range is gone. */
   assertPresent(operation: string, offset: number, length: number): void {
     if (this.#canShrink && offset + length > this.present()) {
-      const what = `${operation} of ${length} bytes at ${offset} is past the end of the file, which was truncated`;
-      throw new BackendError(EIO, operation, offset, length, what);
+      throw truncated(operation, offset, length);
+    }
+  }
+
+  /** Writes in the pool, where it may wait for its turn: `length`, or -errno to be shown to `assertNotTruncated`. */
+  write(buffer: Uint8Array, start: number, length: number, offset: number): Promise<number> {
+    return call((done) => {
+      if (this.#canShrink) {
+        native.pwrite_inside_async(this.#fd, buffer, start, length, offset, done);
+      } else {
+        native.pwrite_async(this.#fd, buffer, start, length, offset, 0, done);
+      }
+    });
+  }
+
+  /** Throws EIO when `write` has found that a part of the range is gone. */
+  assertNotTruncated(result: number, offset: number, length: number): void {
+    if (result === -ENODATA) {
+      throw truncated('pwrite', offset, length);
     }
   }
 
@@ -51,4 +69,9 @@ export class FileBounds {
       this.assertPresent(operation, offset, length);
     }
   }
+}
+
+function truncated(operation: string, offset: number, length: number): BackendError {
+  const what = `${operation} of ${length} bytes at ${offset} is past the end of the file, which was truncated`;
+  return new BackendError(EIO, operation, offset, length, what);
 }

@@ -143,12 +143,12 @@ export class FileHandle implements Handle {
       return this.#makeDurable(isFua);
     }
     this.#file.eviction?.meet(offset, length);
+    await this.#file.largeFolios?.split(offset, length);
     await this.#file.writeBack?.begin(length);
-    const result = await call((done) => {
-      native.pwrite_async(this.#file.fd, buffer, start, length, offset, 0, done);
-    });
+    const result = await this.#file.bounds.write(buffer, start, length, offset);
     this.#file.durability.changed();
     const windowFull = this.#wrote(offset, length);
+    this.#file.bounds.assertNotTruncated(result, offset, length);
     this.#assertWritten(result, offset, length);
     await windowFull;
     await this.#makeDurable(isFua);

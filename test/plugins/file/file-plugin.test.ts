@@ -1,5 +1,5 @@
 /** The file plugin as a whole, from a handle's methods to the bytes on disk and the pages in the cache. */
-import { ftruncateSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { ftruncateSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import fc from 'fast-check';
 import { afterEach, describe, expect, test, vi } from 'vitest';
 import { native, type RangeDone, type WriteWindows as Windows } from '../../../src/native/binding.ts';
@@ -213,6 +213,24 @@ describe.each<CacheMode>(['default', 'none'])('with --cache %s', (cache) => {
       length: 8192,
     });
     await expect(handle.read(buffer, 0, 1, 2 * MiB)).rejects.toMatchObject({ errno: EIO });
+  });
+
+  test('a write that waits for its turn while the file is truncated does not make it long again', async () => {
+    await using served = await Served.create({ cache });
+    const handle = served.open();
+    const turns: (() => void)[] = [];
+    const write = native.pwrite_inside_async.bind(native);
+    vi.spyOn(native, 'pwrite_inside_async').mockImplementation((...values) => {
+      turns.push(() => write(...values));
+    });
+    const waiting = handle.write(Buffer.alloc(4096, 1), 0, 4096, 2 * MiB, false);
+    await vi.waitFor(() => expect(turns).toHaveLength(1));
+    ftruncateSync(served.files.open('r+'), MiB);
+    turns[0]?.();
+    await expect(waiting).rejects.toMatchObject({ errno: EIO, offset: 2 * MiB, length: 4096 });
+    expect(statSync(served.files.path()).size).toBe(MiB);
+    // Not a loss of what was acknowledged.
+    await expect(handle.flush()).resolves.toBeUndefined();
   });
 
   test('gives its descriptor back', async () => {
@@ -442,8 +460,8 @@ describe('the latch', () => {
   test('is not set by a write that fails: that is the answer to this write', async () => {
     await using served = await Served.create();
     const handle = served.open();
-    vi.spyOn(native, 'pwrite_async').mockImplementation((...values) => {
-      setImmediate(() => values[6](-ENOSPC));
+    vi.spyOn(native, 'pwrite_inside_async').mockImplementation((...values) => {
+      setImmediate(() => values[5](-ENOSPC));
     });
     await expect(handle.write(Buffer.alloc(1), 0, 1, 0, false)).rejects.toMatchObject({ errno: ENOSPC });
     await expect(handle.flush()).resolves.toBeUndefined();
