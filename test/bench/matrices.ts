@@ -106,8 +106,8 @@ function diskCells(): Cell[] {
       return cell;
     }
     const isRandom = cell.blockSize < 64 * KIB;
-    // A request at a time waits for the disk each time: a second's worth or so.
-    const bytesMax = isRandom ? 4 * MIB * cell.depth : 512 * MIB;
+    // A request at a time waits for the disk each time: some tenths of a second's worth.
+    const bytesMax = isRandom ? 4 * MIB * Math.max(cell.depth, 4) : 512 * MIB;
     return { ...cell, isRandom, bytesMax };
   });
 }
