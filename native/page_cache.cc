@@ -58,6 +58,14 @@ int64_t file_size(int fd, int64_t* size) {
   return 0;
 }
 
+// Linux 5.4 and 5.14; Debian 12's headers know both, older ones do not.
+#ifndef MADV_COLD
+#define MADV_COLD 20
+#endif
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#endif
+
 int64_t mincore_mapping(int fd, int64_t offset, int64_t length, std::vector<unsigned char>* answers) {
   // PROT_NONE: only the mapping's existence counts, nothing is ever read through it. A page past the end of
   // a file that shrinks meanwhile would be a SIGBUS when touched; mincore does not touch, it looks the page
@@ -69,6 +77,33 @@ int64_t mincore_mapping(int fd, int64_t offset, int64_t length, std::vector<unsi
   // It cannot fail for a mapping that was just made.
   ::munmap(mapping, static_cast<size_t>(length));
   return result;
+}
+
+// Splits the folio that holds a resident page of a mapping: advice on a part of a large folio's pages makes the
+// kernel split it first (madvise_cold_or_pageout_pte_range, mm/madvise.c). It does so for mapped pages only.
+int64_t split_folio_of(uint8_t* page_address, size_t page) {
+  // Maps the page without touching it: past the end of a file that shrinks meanwhile this answers -EFAULT, where a
+  // touch would be a SIGBUS.
+  if (::madvise(page_address, page, MADV_POPULATE_READ) != 0) return errno == EFAULT ? 0 : -errno;
+  return ::madvise(page_address, page, MADV_COLD) == 0 ? 0 : -errno;
+}
+
+// `answers` are those of mincore for the mapping.
+int64_t split_resident(uint8_t* mapping, const std::vector<unsigned char>& answers) {
+  // Folios are aligned to their size, so one page in each step finds those of a step's size and more. Smaller ones
+  // may stay: 32 buffer heads at most to walk, and half the time for the rest (2 MiB: 0.3 ms with 64 KiB).
+  constexpr size_t kStepBytes = 128 * 1024;
+  const size_t page = static_cast<size_t>(page_size());
+  const size_t step = std::max(kStepBytes / page, size_t{1});
+  for (size_t begin = 0; begin < answers.size(); begin += step) {
+    const size_t end = std::min(begin + step, answers.size());
+    size_t index = begin;
+    while (index < end && (answers[index] & 1) == 0) index += 1;
+    if (index == end) continue;
+    const int64_t result = split_folio_of(mapping + index * page, page);
+    if (result != 0) return result;
+  }
+  return 0;
 }
 
 }  // namespace
@@ -146,6 +181,21 @@ int64_t mincore_resident(int fd, int64_t offset, int64_t length) {
   return resident;
 }
 
+int64_t split_folios(int fd, int64_t offset, int64_t length) {
+  const int64_t page = page_size();
+  const int64_t begin = offset - offset % page;
+  const size_t bytes = static_cast<size_t>(offset + length - begin);
+  void* mapping = ::mmap(nullptr, bytes, PROT_READ, MAP_SHARED, fd, begin);
+  if (mapping == MAP_FAILED) return -errno;
+  std::vector<unsigned char> answers((bytes + static_cast<size_t>(page) - 1) / static_cast<size_t>(page));
+  const int64_t result = ::mincore(mapping, bytes, answers.data()) == 0
+                             ? split_resident(static_cast<uint8_t*>(mapping), answers)
+                             : -errno;
+  // It cannot fail for a mapping that was just made.
+  ::munmap(mapping, bytes);
+  return result;
+}
+
 #else
 
 int64_t fadvise(int, int64_t, int64_t, int) { return -ENOSYS; }
@@ -154,6 +204,7 @@ int64_t read_ahead(int, int64_t, int64_t) { return -ENOSYS; }
 int64_t sync_range(int, int64_t, int64_t, int) { return -ENOSYS; }
 int64_t cachestat(int, int64_t, int64_t, Counts*) { return -ENOSYS; }
 int64_t mincore_resident(int, int64_t, int64_t) { return -ENOSYS; }
+int64_t split_folios(int, int64_t, int64_t) { return -ENOSYS; }
 
 #endif
 

@@ -31,5 +31,8 @@ int64_t sync_range(int fd, int64_t offset, int64_t length, int flags);
 int64_t cachestat(int fd, int64_t offset, int64_t length, Counts* counts);
 // Pages resident by mincore(2). Needs a descriptor open for reading.
 int64_t mincore_resident(int fd, int64_t offset, int64_t length);
+// Makes folios of one page of what is resident of a range, where it can: dirty folios stay as they are. No page is
+// read from the disk, and none leaves the cache. Needs a descriptor open for reading, and Linux 5.14.
+int64_t split_folios(int fd, int64_t offset, int64_t length);
 
 }  // namespace nbd_serve::page_cache

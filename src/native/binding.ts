@@ -223,6 +223,11 @@ export interface Binding {
    * reading. On a file that is neither ours nor writable the kernel calls every page resident.
    */
   mincore_resident(fd: number, offset: number, length: number, done: Done): void;
+  /**
+   * Makes folios of one page of what is resident of a range, where it can: dirty ones stay as they are. Nothing is read
+   * from the disk and nothing leaves the cache. 0, or -errno: -EINVAL before Linux 5.14.
+   */
+  split_folios(fd: number, offset: number, length: number, done: Done): void;
   readonly page_size: number;
 
   // native/direct_reader

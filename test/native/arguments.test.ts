@@ -38,6 +38,7 @@ const calls: [name: string, names: string[], values: unknown[]][] = [
   ['posix_fadvise', ['fd', 'offset', 'length', 'advice', 'done'], [99999, 0, 0, 4, done]],
   ['sync_file_range', ['fd', 'offset', 'length', 'flags', 'done'], [99999, 0, 0, 0, done]],
   ['cachestat', ['fd', 'offset', 'length', 'counts', 'done'], [99999, 0, 0, counts, done]],
+  ['split_folios', ['fd', 'offset', 'length', 'done'], [99999, 0, 4096, done]],
   ['mincore_resident', ['fd', 'offset', 'length', 'done'], [99999, 0, 0, done]],
   ['discard_memory', ['buffer', 'start', 'length'], [buffer, 16, 0]],
   ['listen_unix', ['path', 'mode', 'backlog'], ['', 0o600, 1]],

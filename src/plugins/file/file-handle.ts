@@ -102,7 +102,8 @@ export class FileHandle implements Handle {
   }
 
   writeNow(buffer: Uint8Array, start: number, length: number, offset: number): boolean | Promise<void> {
-    if (length > WRITE_NOW_BYTES_MAX) {
+    const { largeFolios } = this.#file;
+    if (length > WRITE_NOW_BYTES_MAX || largeFolios?.areInTheWay(offset, length) === true) {
       return false;
     }
     const begin = performance.now();
@@ -118,6 +119,7 @@ export class FileHandle implements Handle {
     // Afterwards: a flush in another thread that takes the mark must cover the write.
     this.#file.durability.changed();
     const end = performance.now();
+    largeFolios?.observe(offset, length, end - begin, end);
     if (end - begin > SLOW_WRITE_MS) {
       this.#poolWritesUntil = end + SLOW_WRITE_PAUSE_MS;
     }

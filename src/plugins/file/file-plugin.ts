@@ -24,7 +24,7 @@ import { FileThreads } from './file-threads.ts';
 import { HandleSet } from './handle-set.ts';
 import { lockImage } from './image-lock.ts';
 import { ChunkMarks } from './kept-chunks.ts';
-import { FileRefusedError, type OpenFile, openDirect, openFile } from './open-file.ts';
+import { FileRefusedError, isOnExt4, type OpenFile, openDirect, openFile } from './open-file.ts';
 import { RESIDENT_CONTEXT, residentBytes } from './residency.ts';
 import { createSharedFile, type FileFacts, type ReadAheadAdvice, type SharedFile } from './shared-file.ts';
 import type { FileShare } from './thread-link.ts';
@@ -67,6 +67,9 @@ const MEMORY_FILE_SYSTEMS: ReadonlyMap<number, string> = new Map([
   [0x9584_58f6, 'hugetlbfs'],
 ]);
 
+/** What was found out about an open file. */
+type FileTraits = Pick<FileFacts, 'directFd' | 'isOnExt4'>;
+
 export class FilePlugin implements Plugin {
   readonly info: PluginInfo;
   readonly sharing?: NonNullable<Plugin['sharing']>;
@@ -82,7 +85,7 @@ export class FilePlugin implements Plugin {
   readonly #counting = new Set<Promise<number>>();
   #isClosing = false;
 
-  private constructor(file: OpenFile, directFd: number | undefined, options: FileOptions, log: Logger) {
+  private constructor(file: OpenFile, { directFd, isOnExt4 }: FileTraits, options: FileOptions, log: Logger) {
     const { fd, size, isBlockDevice } = file;
     this.info = describeFile(size, options);
     this.#createdPath = file.isNew ? options.path : undefined;
@@ -97,6 +100,7 @@ export class FilePlugin implements Plugin {
       directFd,
       size,
       isBlockDevice,
+      isOnExt4,
       fadvise,
       cacheNone: cache === 'none' ? { windowCount, windowBytes, keepsResident } : undefined,
     };
@@ -130,7 +134,7 @@ export class FilePlugin implements Plugin {
         log.info({ size: file.size }, 'The file exists and keeps its size; --create is not needed');
       }
       const directFd = options.cache === 'none' ? await openDirect(file.fd) : undefined;
-      return new FilePlugin(file, directFd, options, log);
+      return new FilePlugin(file, { directFd, isOnExt4: await isOnExt4(file) }, options, log);
     } catch (error) {
       if (file.isNew) {
         rmSync(options.path, { force: true });

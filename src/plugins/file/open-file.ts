@@ -63,6 +63,18 @@ export function openFile(path: string, isReadOnly: boolean, createSize: number |
   }
 }
 
+/** statfs(2) magic number of ext2, ext3 and ext4, which one driver serves. */
+const EXT4 = 0xef53;
+
+/** Whether an open file is on ext4; false where that cannot be told. */
+export async function isOnExt4({ fd, isBlockDevice }: OpenFile): Promise<boolean> {
+  try {
+    return !isBlockDevice && (await statfs(`/proc/self/fd/${fd}`)).type === EXT4;
+  } catch {
+    return false;
+  }
+}
+
 /** statfs(2) magic number of btrfs, which takes O_DIRECT and then reads data with checksums through the cache. */
 const BTRFS = 0x9123_683e;
 

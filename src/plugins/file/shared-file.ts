@@ -7,6 +7,7 @@ import type { FileDurability } from './durability.ts';
 import { ExtentFinder } from './extents.ts';
 import { FileBounds } from './file-bounds.ts';
 import type { ChunkMarks } from './kept-chunks.ts';
+import { LargeFolios } from './large-folios.ts';
 import { WriteBack } from './write-back.ts';
 import { Zeroing } from './zeroing.ts';
 
@@ -21,6 +22,8 @@ export interface FileFacts {
   /** Bytes. */
   readonly size: number;
   readonly isBlockDevice: boolean;
+  /** A file on ext4, to which large-folios.ts applies. */
+  readonly isOnExt4: boolean;
   readonly fadvise: ReadAheadAdvice;
   /** Undefined with `--cache default`. */
   readonly cacheNone: CacheNoneFacts | undefined;
@@ -48,6 +51,8 @@ export interface SharedFile {
   readonly writeBack: WriteBack | undefined;
   /** Undefined with `--cache default`, and where the file takes no O_DIRECT. */
   readonly directReader: DirectReader | undefined;
+  /** Undefined with `--cache none`, which lets no folio grow old, and where they are in nobody's way. */
+  readonly largeFolios: LargeFolios | undefined;
   readonly fadvise: ReadAheadAdvice;
   /** Called after a successful FLUSH, in one thread of several with `--cache none`. */
   readonly sweepOthers?: (() => void) | undefined;
@@ -92,6 +97,7 @@ export function createSharedFile(facts: FileFacts, surroundings: FileSurrounding
       }),
     writeBack,
     directReader,
+    largeFolios: facts.isOnExt4 && cacheNone === undefined ? new LargeFolios(fd, durability) : undefined,
     fadvise,
     sweepOthers: writeBack && sweepOthers,
   };
