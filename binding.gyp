@@ -10,6 +10,7 @@
         "native/file_io.cc",
         "native/file_io_binding.cc",
         "native/bounce_buffers.cc",
+        "native/direct_queue.cc",
         "native/direct_reader.cc",
         "native/direct_reader_binding.cc",
         "native/memory.cc",

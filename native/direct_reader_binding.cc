@@ -1,8 +1,11 @@
 #include "direct_reader_binding.h"
 
+#include <errno.h>
+
 #include <memory>
 #include <utility>
 
+#include "direct_queue.h"
 #include "direct_reader.h"
 #include "marshal.h"
 #include "operation.h"
@@ -10,11 +13,33 @@
 namespace nbd_serve {
 namespace {
 
+// As an operation of the pool, but for the thread.
+class QueuedRead final : public DirectQueue::Read, public CallbackOperation {
+ public:
+  explicit QueuedRead(napi_env env) : CallbackOperation(env) {}
+
+  void done(int64_t result) override {
+    result_ = result;
+    complete();
+    Environment::of(env_).busy_poll().served();
+  }
+
+  void execute() override {}
+  void refuse(int) override {}
+
+ protected:
+  void report(napi_value done) override { call(done, {result_}); }
+
+ private:
+  int64_t result_ = 0;
+};
+
 class DirectReaderBinding final : public Napi::ObjectWrap<DirectReaderBinding> {
  public:
   static Napi::Function define(Napi::Env env) {
     return DefineClass(env, "DirectReader",
                        {InstanceMethod<&DirectReaderBinding::read>("read"),
+                        InstanceMethod<&DirectReaderBinding::read_queued>("read_queued"),
                         InstanceMethod<&DirectReaderBinding::release>("release")});
   }
 
@@ -24,6 +49,7 @@ class DirectReaderBinding final : public Napi::ObjectWrap<DirectReaderBinding> {
     const int direct_fd = arguments.descriptor("directFd");
     // The constructor's caller sees the exception, never the half-made object.
     if (arguments.refused()) return;
+    direct_fd_ = direct_fd;
     reader_ = std::make_shared<DirectReader>(fd, direct_fd, Environment::of(info.Env()).bounces());
   }
 
@@ -42,10 +68,25 @@ class DirectReaderBinding final : public Napi::ObjectWrap<DirectReaderBinding> {
         done, slice.array);
   }
 
+  Napi::Value read_queued(const Napi::CallbackInfo& info) {
+    Arguments arguments(info);
+    const Slice slice = arguments.slice("buffer", "start", "length");
+    const int64_t offset = arguments.offset("offset");
+    const napi_value done = arguments.function("done");
+    if (arguments.refused()) return Napi::Value();
+    DirectQueue* const queue = Environment::of(info.Env()).direct_queue();
+    if (queue == nullptr) return to_number(info.Env(), -ENOSYS);
+    auto operation = std::make_unique<QueuedRead>(info.Env());
+    if (!operation->hold(done, slice.array)) return Napi::Value();
+    std::unique_ptr<DirectQueue::Read> read = std::move(operation);
+    return to_number(info.Env(), queue->submit(direct_fd_, slice.data, slice.length, offset, read));
+  }
+
   void release(const Napi::CallbackInfo&) { reader_->release(); }
 
   // Shared with every operation that runs, so that collecting this object frees nothing too early.
   std::shared_ptr<DirectReader> reader_;
+  int direct_fd_ = -1;
 };
 
 }  // namespace

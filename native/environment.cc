@@ -39,6 +39,14 @@ Environment& Environment::of(napi_env env) {
   return **Napi::Env(env).GetInstanceData<Holder>();
 }
 
+DirectQueue* Environment::direct_queue() {
+  if (!has_tried_direct_queue_ && !ending_) {
+    has_tried_direct_queue_ = true;
+    if (direct_queue_.open(loop_) == 0) open_handle_count_ += 1;
+  }
+  return direct_queue_.is_open() ? &direct_queue_ : nullptr;
+}
+
 void Environment::add(Closable* closable) {
   closables_.push_back(closable);
   open_handle_count_ += 1;
@@ -70,6 +78,7 @@ void Environment::on_cleanup(napi_async_cleanup_hook_handle hook, void* context)
   // references; a scope costs nothing, and without one they would still go with the environment.
   napi_handle_scope scope = nullptr;
   const bool scoped = napi_open_handle_scope(environment->env_, &scope) == napi_ok;
+  if (environment->direct_queue_.is_open()) environment->direct_queue_.close(handle_closed, environment);
   environment->pool_.close(handle_closed, environment);
   if (scoped) (void)napi_close_handle_scope(environment->env_, scope);
 }

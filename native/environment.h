@@ -16,6 +16,7 @@
 
 #include "bounce_buffers.h"
 #include "busy_poll.h"
+#include "direct_queue.h"
 #include "worker_pool.h"
 
 namespace nbd_serve {
@@ -41,6 +42,8 @@ class Environment : public std::enable_shared_from_this<Environment> {
 
   WorkerPool& pool() { return pool_; }
   BusyPoll& busy_poll() { return busy_poll_; }
+  // Null where there is none.
+  DirectQueue* direct_queue();
   // Shared with operations that still run when the environment ends.
   const std::shared_ptr<BounceBuffers>& bounces() { return bounces_; }
   uv_loop_t* loop() { return loop_; }
@@ -59,6 +62,9 @@ class Environment : public std::enable_shared_from_this<Environment> {
   uv_loop_t* const loop_;
   WorkerPool pool_;
   BusyPoll busy_poll_{pool_};
+  // Opened when it is wanted first: the system has a bound on how many there are (fs.aio-max-nr).
+  DirectQueue direct_queue_;
+  bool has_tried_direct_queue_ = false;
   const std::shared_ptr<BounceBuffers> bounces_ = std::make_shared<BounceBuffers>();
   std::vector<Closable*> closables_;
   size_t open_handle_count_ = 0;

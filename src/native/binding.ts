@@ -103,6 +103,12 @@ export interface DirectReader {
    * cachestat), else through the cache. Any alignment: bytes read, or -errno.
    */
   read(buffer: Uint8Array, start: number, length: number, offset: number, done: Done): void;
+  /**
+   * The same without a thread and without a look at the cache, for up to 64 KiB (native/direct_queue.h): 0, or -errno
+   * when `done` will not be called: -EAGAIN with 256 such reads in flight, -ENOSYS where the system has no AIO.
+   * `done` hears -EAGAIN of what would have waited for more than the disk.
+   */
+  read_queued(buffer: Uint8Array, start: number, length: number, offset: number, done: Done): number;
   /** Gives memory back that no read of any file is using: 2 MiB for each that was ever under way at a time. */
   release(): void;
 }

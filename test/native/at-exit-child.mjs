@@ -1,5 +1,5 @@
 // Ends in the way that the first argument names; the second is a path of its own.
-import { openSync } from 'node:fs';
+import { constants, openSync, writeSync } from 'node:fs';
 import { createRequire } from 'node:module';
 
 const native = createRequire(import.meta.url)('../../build/Release/nbd_serve.node');
@@ -19,6 +19,17 @@ function flood(done) {
 
 function nothing() {}
 
+/** As many reads as the queue holds, of a file of 1 MiB. */
+function floodOfQueuedReads(done) {
+  writeSync(fd, Buffer.alloc(MiB, 1));
+  const reader = new native.DirectReader(fd, openSync(path, constants.O_RDONLY | constants.O_DIRECT));
+  native.fdatasync(fd, () => {
+    for (let index = 0; index < 256; index += 1) {
+      reader.read_queued(Buffer.alloc(4096), 0, 4096, index * 4096, done);
+    }
+  });
+}
+
 const scenarios = {
   'exit-pending'() {
     flood(nothing);
@@ -33,6 +44,26 @@ const scenarios = {
       windows.add((100 - pending) * MiB, MiB);
       pending -= 1;
       if (pending === 0) windows.drain((result) => say(`drained ${result}`));
+    });
+  },
+
+  'queued-exit-pending'() {
+    floodOfQueuedReads(nothing);
+    native.fdatasync(fd, () => process.stdout.write('exiting\n', () => process.exit(0)));
+  },
+
+  'queued-natural'() {
+    let count = 0;
+    floodOfQueuedReads((result) => {
+      count += result === 4096 ? 1 : 0;
+      if (count === 256) say('all read');
+    });
+  },
+
+  'queued-exit-in-done'() {
+    floodOfQueuedReads(() => {
+      say('first');
+      process.exit(0);
     });
   },
 

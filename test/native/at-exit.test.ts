@@ -10,6 +10,9 @@ function runScenario(scenario: string) {
 test.each([
   ['exit-pending', 'exiting\n'],
   ['natural', 'drained 0\n'],
+  ['queued-exit-pending', 'exiting\n'],
+  ['queued-natural', 'all read\n'],
+  ['queued-exit-in-done', 'first\n'],
   ['idle', 'idle\n'],
   ['never-used', ''],
   ['exit-in-done', 'first\n'],

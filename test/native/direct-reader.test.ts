@@ -5,7 +5,9 @@ import { describe, expect, test } from 'vitest';
 import { type DirectReader, native } from '../../src/native/binding.ts';
 import {
   cachestat,
+  EAGAIN,
   EBADF,
+  EINVAL,
   KiB,
   MiB,
   openForTest,
@@ -117,4 +119,70 @@ test('a file that became shorter ends where it ends now', async () => {
   const buffer = Buffer.alloc(MiB);
   expect(await read(reader, buffer, 4096)).toBe(100_001 - 4096);
   expect(buffer.subarray(0, 100_001 - 4096).equals(data.subarray(4096, 100_001))).toBe(true);
+});
+
+describe('a queued read', () => {
+  const QUEUED_BYTES_MAX = 64 * KiB;
+  const DEPTH = 256;
+
+  function readQueued(reader: DirectReader, buffer: Buffer, offset: number): Promise<number> {
+    return result((done) => expect(reader.read_queued(buffer, 0, buffer.length, offset, done)).toBe(0));
+  }
+
+  test('of any range arrives whole, short at the end of the file, and leaves nothing in the cache', async () => {
+    const { fd, data, reader } = await scene();
+    const ranges = fc.tuple(fc.nat(SIZE + 5000), fc.integer({ min: 1, max: QUEUED_BYTES_MAX }));
+    await fc.assert(
+      fc.asyncProperty(ranges, async ([offset, length]) => {
+        const buffer = Buffer.alloc(length, 0xee);
+        const expected = data.subarray(offset, offset + length);
+        expect(await readQueued(reader, buffer, offset)).toBe(expected.length);
+        expect(buffer.subarray(0, expected.length).equals(expected)).toBe(true);
+        expect(buffer.subarray(expected.length).every((byte) => byte === 0xee)).toBe(true);
+        expect((await cachestat(fd)).cached).toBe(0);
+      }),
+      { numRuns: 60 },
+    );
+  });
+
+  test('sees what was written through the cache, or asks for another way', async () => {
+    const { fd, reader } = await scene();
+    const written = pattern(4096, 9);
+    expect(native.pwritev2(fd, written, 0, 4096, 8192, 0)).toBe(4096);
+    const buffer = Buffer.alloc(4096);
+    const count = await readQueued(reader, buffer, 8192);
+    // -EAGAIN: dirty pages have to be written back first.
+    expect([4096, -EAGAIN]).toContain(count);
+    if (count === 4096) expect(buffer.equals(written)).toBe(true);
+  });
+
+  test('is refused above its length, and beyond so many in flight', async () => {
+    const { data, reader } = await scene();
+    const done = (): void => {};
+    expect(reader.read_queued(Buffer.alloc(QUEUED_BYTES_MAX + 1), 0, QUEUED_BYTES_MAX + 1, 0, done)).toBe(
+      -EINVAL,
+    );
+    const buffers = Array.from({ length: DEPTH }, () => Buffer.alloc(4096));
+    const reads = buffers.map((buffer, index) => readQueued(reader, buffer, index * 4096));
+    expect(reader.read_queued(Buffer.alloc(4096), 0, 4096, 0, done)).toBe(-EAGAIN);
+    expect(await Promise.all(reads)).toEqual(buffers.map(() => 4096));
+    expect(Buffer.concat(buffers).equals(data.subarray(0, DEPTH * 4096))).toBe(true);
+    // And there is room again.
+    expect(await readQueued(reader, Buffer.alloc(4096), 0)).toBe(4096);
+  });
+
+  test('of a descriptor that is not open is an error', async () => {
+    const { fd } = await scene();
+    const reader = new native.DirectReader(fd, 99_999);
+    expect(reader.read_queued(Buffer.alloc(4096), 0, 4096, 0, () => {})).toBe(-EBADF);
+  });
+
+  test('refuses wrong arguments', async () => {
+    const { reader } = await scene();
+    const call = (...values: unknown[]): unknown => Reflect.apply(reader.read_queued, reader, values);
+    expect(() => call('x', 0, 1, 0, () => {})).toThrow(/buffer/);
+    expect(() => call(Buffer.alloc(1), 0, 2, 0, () => {})).toThrow(/length/);
+    expect(() => call(Buffer.alloc(1), 0, 1, -1, () => {})).toThrow(/offset/);
+    expect(() => call(Buffer.alloc(1), 0, 1, 0, 'x')).toThrow(/done/);
+  });
 });

@@ -2,10 +2,10 @@
  * One connection's open of a file: reads and writes that try without waiting and hop to the addon's thread
  * pool when they must.
  */
-import { native } from '../../native/binding.ts';
+import { type DirectReader, native } from '../../native/binding.ts';
 import { call } from '../../native/call.ts';
 import { RWF_NOWAIT } from '../../native/constants.ts';
-import { EINVAL, EIO, EOPNOTSUPP, errnoOf } from '../../native/errno.ts';
+import { EINVAL, EIO, ENOSYS, EOPNOTSUPP, errnoOf } from '../../native/errno.ts';
 import type { StatusExtent } from '../../protocol/reply.ts';
 import { BackendError } from '../backend-error.ts';
 import type { Extent, Handle, ZeroOptions } from '../plugin.ts';
@@ -18,10 +18,14 @@ import type { SharedFile } from './shared-file.ts';
 const READ_NOW_BYTES_MAX = 128 * 1024;
 
 /**
- * Shortest read that bypasses the page cache with `--cache none` (native/direct_reader.h): below it a disk
- * request costs more than what read-ahead through the cache does (4 KiB: 0.28 against 0.4 GB/s).
+ * Shortest read that always bypasses the page cache with `--cache none` (native/direct_reader.h). Below it a disk
+ * request costs more than what read-ahead through the cache does (4 KiB: 0.28 against 0.4 GB/s), where reads follow
+ * each other; where they do not, each is a disk request anyway (native/direct_queue.h).
  */
 const DIRECT_READ_BYTES_MIN = 64 * 1024;
+
+/** Shorter reads bypass the page cache only in whole blocks: a part of one would read the whole from the disk. */
+const DIRECT_BLOCK_BYTES = 4096;
 
 /** Bytes of shorter reads in flight with which a client reads ahead itself; of longer ones any will do. */
 const CLIENT_AHEAD_BYTES = CHUNK_BYTES;
@@ -46,6 +50,7 @@ export class FileHandle implements Handle {
   readonly #readAhead: ReadAhead | undefined;
   #pendingReadBytes = 0;
   #canReadNow = true;
+  #canQueue = true;
   #poolWritesUntil = 0;
 
   constructor(file: SharedFile, closed: (handle: FileHandle) => Promise<void>) {
@@ -61,7 +66,7 @@ export class FileHandle implements Handle {
     if (length > READ_NOW_BYTES_MAX || !this.#canReadNow) {
       return false;
     }
-    if (this.#isDirect(length) && native.cached_pages(this.#file.fd, offset, length) === 0) {
+    if (this.#isDirect(offset, length) && native.cached_pages(this.#file.fd, offset, length) === 0) {
       // The kernel's try without waiting would start to bring in single pages.
       return false;
     }
@@ -81,10 +86,18 @@ export class FileHandle implements Handle {
 
   async read(buffer: Uint8Array, start: number, length: number, offset: number): Promise<void> {
     const { fd, eviction } = this.#file;
-    const directReader = this.#isDirect(length) ? this.#file.directReader : undefined;
-    eviction?.beginRead(offset, length);
+    const directReader = this.#isDirect(offset, length) ? this.#file.directReader : undefined;
     this.#follow(offset, length);
     this.#pendingReadBytes += length;
+    if (directReader !== undefined && length < DIRECT_READ_BYTES_MIN && this.#canQueue) {
+      const result = await this.#readQueued(directReader, buffer, start, length, offset);
+      if (result === length) {
+        // Nothing of it was in the cache, on whose account nobody has to remember it.
+        this.#pendingReadBytes -= length;
+        return;
+      }
+    }
+    eviction?.beginRead(offset, length);
     const result = await call((done) => {
       if (directReader === undefined) {
         native.pread_async(fd, buffer, start, length, offset, done);
@@ -207,15 +220,45 @@ export class FileHandle implements Handle {
     return this.#closed(this);
   }
 
+  /** The word on every error comes from the ordinary way. */
+  async #readQueued(
+    reader: DirectReader,
+    buffer: Uint8Array,
+    start: number,
+    length: number,
+    offset: number,
+  ): Promise<number> {
+    const result = await call((done) => {
+      const submitted = reader.read_queued(buffer, start, length, offset, done);
+      if (submitted < 0) {
+        done(submitted);
+      }
+    });
+    if (result === -ENOSYS) {
+      this.#canQueue = false;
+    }
+    return result;
+  }
+
   #follow(offset: number, length: number): void {
-    const isClientAhead = this.#isDirect(length)
-      ? this.#pendingReadBytes > 0
-      : this.#pendingReadBytes >= CLIENT_AHEAD_BYTES;
+    const isClientAhead =
+      length >= DIRECT_READ_BYTES_MIN && this.#file.directReader !== undefined
+        ? this.#pendingReadBytes > 0
+        : this.#pendingReadBytes >= CLIENT_AHEAD_BYTES;
     this.#readAhead?.follow(offset, length, isClientAhead);
   }
 
-  #isDirect(length: number): boolean {
-    return length >= DIRECT_READ_BYTES_MIN && this.#file.directReader !== undefined;
+  /** A read that bypasses the page cache, where nothing of it is cached. */
+  #isDirect(offset: number, length: number): boolean {
+    if (this.#file.directReader === undefined) {
+      return false;
+    }
+    return (
+      length >= DIRECT_READ_BYTES_MIN ||
+      (offset % DIRECT_BLOCK_BYTES === 0 &&
+        length % DIRECT_BLOCK_BYTES === 0 &&
+        this.#readAhead?.isFollowed(offset) !== true)
+    );
   }
 
   /** See WriteBack.wrote. */

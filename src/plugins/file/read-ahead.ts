@@ -25,6 +25,11 @@ export class ReadAhead {
     this.#streakMin = isSequential ? 1 : STREAK_MIN;
   }
 
+  /** A read at `offset` goes on with what is read ahead, or begins it. */
+  isFollowed(offset: number): boolean {
+    return offset === this.#nextOffset ? this.#streak + 1 >= this.#streakMin : this.#streakMin === 1;
+  }
+
   /**
    * To be told of every read in the order of the requests. `isClientAhead`: the client has so much in flight
    * that it reads ahead itself. Never waits.
