@@ -260,9 +260,12 @@ export class Dispatch {
     if (length === 0) {
       return this.#answer(isFua ? this.#handle.flush() : undefined, request);
     }
-    if (isBorrowed && !isFua) {
+    if (!isFua) {
       const now = this.#handle.writeNow?.(payload, payloadStart, length, offset) ?? false;
       if (now !== false) {
+        if (!isBorrowed) {
+          this.#pool.release(payload);
+        }
         return this.#answer(now === true ? undefined : now, request);
       }
     }

@@ -30,8 +30,11 @@ const DIRECT_BLOCK_BYTES = 4096;
 /** Bytes of shorter reads in flight with which a client reads ahead itself; of longer ones any will do. */
 const CLIENT_AHEAD_BYTES = CHUNK_BYTES;
 
-/** Longest write that is made on the event loop: longer ones overlap with the socket in the pool. */
-const WRITE_NOW_BYTES_MAX = 64 * 1024;
+/**
+ * Longest write that is made on the event loop; longer ones overlap with the socket in the pool. 256 KiB at depth 8 took
+ * 118 us of server time instead of 152, and 8.4 k/s instead of 7.3 (2 cores, 2026-11); 1 MiB was as fast either way.
+ */
+const WRITE_NOW_BYTES_MAX = 256 * 1024;
 
 /**
  * A buffered write on ext4 can wait for the disk (throttled write-back, a partial page to read) and has no
