@@ -181,6 +181,16 @@ int64_t mincore_resident(int fd, int64_t offset, int64_t length) {
   return resident;
 }
 
+int64_t is_resident(int fd, int64_t offset, int64_t length) {
+  const int64_t page = page_size();
+  const int64_t begin = offset - offset % page;
+  const int64_t bytes = offset + length - begin;
+  std::vector<unsigned char> answers(static_cast<size_t>((bytes + page - 1) / page));
+  const int64_t result = mincore_mapping(fd, begin, bytes, &answers);
+  if (result != 0) return result;
+  return std::all_of(answers.begin(), answers.end(), [](unsigned char answer) { return (answer & 1) != 0; });
+}
+
 int64_t split_folios(int fd, int64_t offset, int64_t length) {
   const int64_t page = page_size();
   const int64_t begin = offset - offset % page;
@@ -204,6 +214,7 @@ int64_t read_ahead(int, int64_t, int64_t) { return -ENOSYS; }
 int64_t sync_range(int, int64_t, int64_t, int) { return -ENOSYS; }
 int64_t cachestat(int, int64_t, int64_t, Counts*) { return -ENOSYS; }
 int64_t mincore_resident(int, int64_t, int64_t) { return -ENOSYS; }
+int64_t is_resident(int, int64_t, int64_t) { return -ENOSYS; }
 int64_t split_folios(int, int64_t, int64_t) { return -ENOSYS; }
 
 #endif

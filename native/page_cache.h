@@ -31,6 +31,9 @@ int64_t sync_range(int fd, int64_t offset, int64_t length, int flags);
 int64_t cachestat(int fd, int64_t offset, int64_t length, Counts* counts);
 // Pages resident by mincore(2). Needs a descriptor open for reading.
 int64_t mincore_resident(int fd, int64_t offset, int64_t length);
+// 1 when every page of a range of a few MiB is in the cache and read (a page that read-ahead has only begun to read is
+// not), else 0. By mincore(2), which says so of every page of a file that is neither ours nor writable.
+int64_t is_resident(int fd, int64_t offset, int64_t length);
 // Makes folios of one page of what is resident of a range, where it can: dirty folios stay as they are. No page is
 // read from the disk, and none leaves the cache. Needs a descriptor open for reading, and Linux 5.14.
 int64_t split_folios(int fd, int64_t offset, int64_t length);

@@ -136,6 +136,16 @@ void mincore_resident(const Napi::CallbackInfo& info) {
       info.Env(), [fd, offset, length] { return page_cache::mincore_resident(fd, offset, length); }, done);
 }
 
+// On the event loop: it waits for nothing.
+Napi::Value is_resident(const Napi::CallbackInfo& info) {
+  Arguments arguments(info);
+  const int fd = arguments.descriptor("fd");
+  const int64_t offset = arguments.offset("offset");
+  const int64_t length = arguments.length("length");
+  if (arguments.refused()) return Napi::Value();
+  return to_number(info.Env(), page_cache::is_resident(fd, offset, length));
+}
+
 void split_folios(const Napi::CallbackInfo& info) {
   Arguments arguments(info);
   const int fd = arguments.descriptor("fd");
@@ -157,6 +167,7 @@ void export_page_cache(Napi::Env env, Napi::Object exports) {
   exports.Set("sync_file_range", Napi::Function::New<sync_file_range>(env, "sync_file_range"));
   exports.Set("cachestat", Napi::Function::New<cachestat>(env, "cachestat"));
   exports.Set("cached_pages", Napi::Function::New<cached_pages>(env, "cached_pages"));
+  exports.Set("is_resident", Napi::Function::New<is_resident>(env, "is_resident"));
   exports.Set("split_folios", Napi::Function::New<split_folios>(env, "split_folios"));
   exports.Set("mincore_resident", Napi::Function::New<mincore_resident>(env, "mincore_resident"));
 }

@@ -47,6 +47,9 @@ class StreamSocket {
   size_t expected() const { return expected_length_; }
   // Bytes the kernel took, short where its buffer was full; -EAGAIN when it took none.
   int64_t send(const uint8_t* data, size_t length);
+  // The header, then `length` bytes of a file straight from the page cache: bytes the kernel took of both together,
+  // -EAGAIN when it took none. What is not in the cache is waited for. Short without -EAGAIN: the file ends before.
+  int64_t send_file(const uint8_t* header, size_t header_length, int file, int64_t offset, size_t length);
   int watch_writable();
   // No more will be sent.
   int shut_down();

@@ -134,6 +134,7 @@ class StreamSocketBinding final : public Napi::ObjectWrap<StreamSocketBinding> {
                         InstanceMethod<&StreamSocketBinding::stop>("stop"),
                         InstanceMethod<&StreamSocketBinding::expect>("expect"),
                         InstanceMethod<&StreamSocketBinding::send>("send"),
+                        InstanceMethod<&StreamSocketBinding::send_file>("send_file"),
                         InstanceMethod<&StreamSocketBinding::watch_writable>("watch_writable"),
                         InstanceMethod<&StreamSocketBinding::shut_down>("shut_down"),
                         InstanceMethod<&StreamSocketBinding::release>("release"),
@@ -185,6 +186,18 @@ class StreamSocketBinding final : public Napi::ObjectWrap<StreamSocketBinding> {
     const Slice slice = arguments.slice("buffer", "start", "length");
     if (arguments.refused()) return Napi::Value();
     return to_number(info.Env(), is_open() ? link_->stream()->send(slice.data, slice.length) : -EBADF);
+  }
+
+  Napi::Value send_file(const Napi::CallbackInfo& info) {
+    Arguments arguments(info);
+    const Slice header = arguments.slice("header", "start", "headerLength");
+    const int file = arguments.descriptor("file");
+    const int64_t offset = arguments.offset("offset");
+    const int64_t length = arguments.length("length");
+    if (arguments.refused()) return Napi::Value();
+    return to_number(info.Env(), is_open() ? link_->stream()->send_file(header.data, header.length, file, offset,
+                                                                        static_cast<size_t>(length))
+                                           : -EBADF);
   }
 
   Napi::Value watch_writable(const Napi::CallbackInfo& info) {

@@ -60,6 +60,19 @@ export interface StreamSocket {
   expect(buffer: Uint8Array, start: number, length: number): void;
   /** send(2) without waiting: bytes taken, fewer than `length` where the kernel is full, or -EAGAIN for none. */
   send(buffer: Uint8Array, start: number, length: number): number;
+  /**
+   * A header, then `length` bytes of a file straight from the page cache (sendfile(2)): bytes taken of both together, or
+   * -errno for none, -EAGAIN where the kernel is full. What is not in the cache is waited for: ask `is_resident` first.
+   * 0 when only the file is left, and ends before `offset`.
+   */
+  send_file(
+    header: Uint8Array,
+    start: number,
+    headerLength: number,
+    file: number,
+    offset: number,
+    length: number,
+  ): number;
   /** Calls `writable` once, when `send` can go on, or knows an error. */
   watch_writable(): number;
   /** shutdown(2) of the sending half. */
@@ -229,6 +242,11 @@ export interface Binding {
    * reading. On a file that is neither ours nor writable the kernel calls every page resident.
    */
   mincore_resident(fd: number, offset: number, length: number, done: Done): void;
+  /**
+   * 1 when every page of a range of a few MiB is in the cache and has been read, else 0, or -errno. Waits for nothing. Of
+   * a file that is neither ours nor writable the kernel calls every page resident.
+   */
+  is_resident(fd: number, offset: number, length: number): number;
   /**
    * Makes folios of one page of what is resident of a range, where it can: dirty ones stay as they are. Nothing is read
    * from the disk and nothing leaves the cache. 0, or -errno: -EINVAL before Linux 5.14.

@@ -38,6 +38,7 @@ function assert(condition: boolean, message: () => string): void {
 class ContractHandle implements Handle {
   /** There only when the plugin has them: the server asks whether they exist. */
   readonly readNow?: NonNullable<Handle['readNow']>;
+  readonly residentFile?: NonNullable<Handle['residentFile']>;
   readonly writeNow?: NonNullable<Handle['writeNow']>;
   readonly contextExtents?: NonNullable<Handle['contextExtents']>;
   readonly #inner: Handle;
@@ -48,11 +49,17 @@ class ContractHandle implements Handle {
   constructor(inner: Handle, info: PluginInfo) {
     this.#inner = inner;
     this.#info = info;
-    const { readNow, writeNow, contextExtents } = inner;
+    const { readNow, residentFile, writeNow, contextExtents } = inner;
     if (readNow !== undefined) {
       this.readNow = (buffer, start, length, offset) => {
         this.#assertTransfer('readNow', buffer, start, length, offset);
         return readNow.call(inner, buffer, start, length, offset);
+      };
+    }
+    if (residentFile !== undefined) {
+      this.residentFile = (offset, length) => {
+        this.#assertRange('residentFile', offset, length);
+        return residentFile.call(inner, offset, length);
       };
     }
     if (writeNow !== undefined) {

@@ -78,6 +78,11 @@ export type AttachPlugin = (data: unknown, context: AttachContext) => Plugin | P
 export interface Handle {
   /** Fills `buffer` from `start` on without waiting for anything: false when it cannot, and nothing counts. */
   readNow?(buffer: Uint8Array, start: number, length: number, offset: number): boolean;
+  /**
+   * A descriptor whose bytes from `offset` on are those of the export, when all of the range is in the page cache and can
+   * be sent from there without waiting for a disk. It stays open, and the file's bytes the export's, until `close`.
+   */
+  residentFile?(offset: number, length: number): number | undefined;
   /** Fills `length` bytes of `buffer` from `start` on. */
   read(buffer: Uint8Array, start: number, length: number, offset: number): void | Promise<void>;
   /**

@@ -2,11 +2,11 @@
  * One request to the handle and its reply to the writer. What can be done without waiting is answered before
  * `execute` returns, without a promise; the rest is answered when the handle's promise settles.
  */
-import { CACHE_BYTES_MAX, EXTENT_COUNT_MAX, REFUSALS_LOGGED_MAX } from '../limits.ts';
+import { CACHE_BYTES_MAX, REFUSALS_LOGGED_MAX } from '../limits.ts';
 import type { Logger } from '../log.ts';
 import { EIO, errnoName } from '../native/errno.ts';
 import { BackendError } from '../plugins/backend-error.ts';
-import { ALLOCATION_CONTEXT, type Extent, type Handle } from '../plugins/plugin.ts';
+import { ALLOCATION_CONTEXT, type Handle } from '../plugins/plugin.ts';
 import {
   NBD_CMD_BLOCK_STATUS,
   NBD_CMD_CACHE,
@@ -20,8 +20,6 @@ import {
   NBD_CMD_TRIM,
   NBD_CMD_WRITE,
   NBD_CMD_WRITE_ZEROES,
-  NBD_STATE_HOLE,
-  NBD_STATE_ZERO,
 } from '../protocol/constants.ts';
 import { toNbdErrno } from '../protocol/errno.ts';
 import type { Negotiated } from '../protocol/handshake.ts';
@@ -39,8 +37,11 @@ import {
 import { describeRequest, type Request } from '../protocol/request.ts';
 import type { Refusal } from '../protocol/request-rules.ts';
 import type { Session } from '../protocol/session.ts';
+import { allocationStatus } from './allocation-status.ts';
 import type { BufferPool } from './buffer-pool.ts';
 import type { ConnectionTally } from './connection-tally.ts';
+import { FileReads } from './file-reads.ts';
+import { inflightBytes } from './inflight-bytes.ts';
 import type { ReplyWriter } from './reply-writer.ts';
 import { CHUNK_ALIGNMENT_BYTES, SparseReads } from './sparse-reads.ts';
 
@@ -49,22 +50,6 @@ const READ_PIECES_BYTES_MAX = 1536 * 1024;
 
 /** Longest READ whose reply is gathered with others, and tried without waiting. */
 const GATHERED_READ_BYTES_MAX = 128 * 1024;
-
-/** The longest BLOCK_STATUS reply: 16 bytes (extended) for each of the most extents, in two contexts. */
-const STATUS_REPLY_BYTES_MAX = 2 * 16 * EXTENT_COUNT_MAX;
-
-/** Bytes that a request is charged for while it is in flight. */
-export function inflightBytes(request: Request): number {
-  switch (request.type) {
-    case NBD_CMD_READ:
-    case NBD_CMD_WRITE:
-      return request.length;
-    case NBD_CMD_BLOCK_STATUS:
-      return STATUS_REPLY_BYTES_MAX;
-    default:
-      return 0;
-  }
-}
 
 export class Dispatch {
   readonly #handle: Handle;
@@ -77,6 +62,7 @@ export class Dispatch {
   readonly #contexts: readonly MetaContext[];
   /** Undefined with simple replies, which have no way to send a hole. */
   readonly #sparseReads: SparseReads | undefined;
+  readonly #fileReads: FileReads;
 
   constructor(
     handle: Handle,
@@ -92,6 +78,7 @@ export class Dispatch {
     this.#log = log;
     this.#tally = tally;
     this.#form = negotiated.replyForm;
+    this.#fileReads = new FileReads(handle, writer, pool, this.#form);
     this.#contexts = negotiated.metaContexts;
     this.#sparseReads = this.#form === 'simple' ? undefined : new SparseReads(handle, pool, this.#form);
   }
@@ -155,7 +142,11 @@ export class Dispatch {
       return this.#done(request);
     }
     const headerBytes = dataHeaderBytes(this.#form);
-    if (length <= GATHERED_READ_BYTES_MAX && this.#handle.readNow !== undefined) {
+    const isGathered = length <= GATHERED_READ_BYTES_MAX;
+    if (isGathered && this.#sendFromFile(request)) {
+      return;
+    }
+    if (isGathered && this.#handle.readNow !== undefined) {
       const writer = this.#writer;
       writer.reserve(headerBytes + length);
       const start = writer.position + headerBytes;
@@ -169,10 +160,28 @@ export class Dispatch {
     if (!isDontFragment && this.#sparseReads?.mayHaveHole(offset, length) === true) {
       return this.#readAroundHoles(this.#sparseReads, { ...request });
     }
+    if (!isGathered && this.#sendFromFile(request)) {
+      return;
+    }
     const sent = isDontFragment ? 0 : this.#readPieces(request);
     if (sent < length) {
       this.#readLater(request, headerBytes, sent);
     }
+  }
+
+  /** True when the whole READ is on its way from the page cache. */
+  #sendFromFile(request: Request): boolean {
+    const copy = { ...request };
+    return this.#fileReads.send(copy, (isWhole, error) => {
+      if (error !== undefined) {
+        this.#fail(error, copy);
+      } else if (isWhole) {
+        this.#tally.answered(copy.type, copy.length, copy.startTime);
+        this.#writer.answered(copy.length);
+      } else {
+        this.#done(copy);
+      }
+    });
   }
 
   /**
@@ -330,7 +339,7 @@ export class Dispatch {
   ): Promise<readonly StatusExtent[]> {
     if (context === ALLOCATION_CONTEXT) {
       const extents = await this.#handle.extents(offset, length, isRequestOne);
-      return extents.map(toStatusExtent);
+      return extents.map(allocationStatus);
     }
     const statuses = await this.#handle.contextExtents?.(context, offset, length, isRequestOne);
     if (statuses === undefined) {
@@ -396,8 +405,4 @@ export class Dispatch {
     this.#tally.failed(request.type, errno, request.startTime);
     this.#writer.write(encodeError(this.#form, request, errno, failure.message), inflightBytes(request));
   }
-}
-
-function toStatusExtent({ length, isHole, isZero }: Extent): StatusExtent {
-  return { length, status: (isHole ? NBD_STATE_HOLE : 0) | (isZero ? NBD_STATE_ZERO : 0) };
 }

@@ -21,10 +21,36 @@ export interface PlainSocketEvents {
   closed(): void;
 }
 
+/** A part of a file that is sent from the page cache. */
+export interface FilePart {
+  readonly fd: number;
+  readonly offset: number;
+  /** Bytes, above zero. */
+  readonly length: number;
+  /** Whether all of the part from `position` on can be sent without waiting for a disk. */
+  isResident(position: number): boolean;
+  /** The bytes from `position` on, if it is as well to have them copied now. */
+  copyRest(position: number): Uint8Array | undefined;
+  /** The bytes from `position` on; rejects when nothing can be sent in their place: then the connection ends. */
+  readRest(position: number): Promise<Uint8Array>;
+  /** The kernel has all of it, or the socket is gone. */
+  sent(): void;
+}
+
 interface WaitingWrite {
   readonly bytes: Uint8Array;
   position: number;
   readonly taken: (() => void) | undefined;
+}
+
+/** What is left of a header and the file behind it. */
+interface WaitingFile {
+  readonly header: Uint8Array;
+  readonly part: FilePart;
+  /** Bytes of both together. */
+  position: number;
+  /** The rest of the part is being read. */
+  isReading: boolean;
 }
 
 export class PlainSocket {
@@ -32,7 +58,7 @@ export class PlainSocket {
   readonly #events: PlainSocketEvents;
   readonly #buffer: Uint8Array = Buffer.allocUnsafeSlow(RECEIVE_BUFFER_BYTES);
   /** What the kernel had no room for, the oldest first. */
-  readonly #waiting: WaitingWrite[] = [];
+  readonly #waiting: (WaitingWrite | WaitingFile)[] = [];
   readonly #drained: (() => void)[] = [];
   /** Bytes that the addon puts where `expect` has told. */
   #expectedBytes = 0;
@@ -89,6 +115,25 @@ export class PlainSocket {
       this.#stream.watch_writable();
     }
     this.#waiting.push({ bytes, position, taken });
+    if (this.#isDestroyed) {
+      process.nextTick(() => {
+        this.#forgetWaiting();
+      });
+    }
+  }
+
+  /** Sends a header, which may be reused afterwards, and a part of a file. */
+  writeFile(header: Uint8Array, part: FilePart): void {
+    const waiting = { header, part, position: 0, isReading: false };
+    if (this.#waiting.length === 0 && !this.#isDestroyed) {
+      if (this.#sendFile(waiting)) {
+        part.sent();
+        return;
+      }
+      this.#stream.watch_writable();
+    }
+    const rest = this.#isDestroyed ? undefined : part.copyRest(skippedBytes(waiting));
+    this.#waiting.push(rest === undefined ? { ...waiting, header: header.slice() } : bytesOf(waiting, rest));
     if (this.#isDestroyed) {
       process.nextTick(() => {
         this.#forgetWaiting();
@@ -164,18 +209,11 @@ export class PlainSocket {
 
   #sendWaiting(): void {
     for (let next = this.#waiting[0]; next !== undefined; next = this.#waiting[0]) {
-      const { bytes, position } = next;
-      const result = this.#stream.send(bytes, position, bytes.length - position);
-      if (result < 0 && result !== -EAGAIN) {
-        return this.#fail(result);
-      }
-      next.position += Math.max(result, 0);
-      if (next.position < bytes.length) {
-        this.#stream.watch_writable();
+      if (!('part' in next ? this.#sendWaitingFile(next) : this.#sendBytes(next))) {
         return;
       }
       this.#waiting.shift();
-      next.taken?.();
+      ('part' in next ? next.part.sent : next.taken)?.();
       if (this.#isDestroyed) {
         return;
       }
@@ -184,6 +222,71 @@ export class PlainSocket {
       drained();
     }
     this.#endWhenSent();
+  }
+
+  /** True when nothing of it is left; otherwise somebody goes on later, or the socket has failed. */
+  #sendBytes(write: WaitingWrite): boolean {
+    const { bytes, position } = write;
+    const result = this.#stream.send(bytes, position, bytes.length - position);
+    if (result < 0 && result !== -EAGAIN) {
+      this.#fail(result);
+      return false;
+    }
+    write.position += Math.max(result, 0);
+    if (write.position < bytes.length) {
+      this.#stream.watch_writable();
+    }
+    return write.position === bytes.length;
+  }
+
+  #sendWaitingFile(file: WaitingFile): boolean {
+    const before = file.position;
+    if (file.isReading) {
+      return false;
+    }
+    if (file.part.isResident(skippedBytes(file))) {
+      if (this.#sendFile(file)) {
+        return true;
+      }
+      // Writable, and yet nothing was taken: the file has ended, or cannot be sent so.
+      if (this.#isDestroyed || file.position > before) {
+        this.#stream.watch_writable();
+        return false;
+      }
+    }
+    this.#readRest(file);
+    return false;
+  }
+
+  /** True when all of it was taken. */
+  #sendFile(file: WaitingFile): boolean {
+    const { header, part, position } = file;
+    const headerLeft = Math.max(header.length - position, 0);
+    const skipped = skippedBytes(file);
+    const result = this.#stream.send_file(
+      header,
+      header.length - headerLeft,
+      headerLeft,
+      part.fd,
+      part.offset + skipped,
+      part.length - skipped,
+    );
+    // An error may be the file's, too; if it is the socket's, the next thing sent tells.
+    file.position += Math.max(result, 0);
+    return file.position === header.length + part.length;
+  }
+
+  #readRest(file: WaitingFile): void {
+    file.isReading = true;
+    file.part.readRest(skippedBytes(file)).then(
+      (rest) => {
+        if (this.#waiting[0] === file) {
+          this.#waiting[0] = bytesOf(file, rest);
+          this.#sendWaiting();
+        }
+      },
+      () => this.destroy(),
+    );
   }
 
   #endWhenSent(): void {
@@ -213,8 +316,19 @@ export class PlainSocket {
 
   /** Nothing waits any more: the socket is gone. */
   #forgetWaiting(): void {
-    for (const { taken } of this.#waiting.splice(0)) {
-      taken?.();
+    for (const each of this.#waiting.splice(0)) {
+      ('part' in each ? each.part.sent : each.taken)?.();
     }
   }
+}
+
+/** How much of the file is gone, without the header. */
+function skippedBytes({ header, position }: WaitingFile): number {
+  return Math.max(position - header.length, 0);
+}
+
+/** A file whose rest is in memory. */
+function bytesOf({ header, position, part }: WaitingFile, rest: Uint8Array): WaitingWrite {
+  const bytes = position < header.length ? Buffer.concat([header.subarray(position), rest]) : rest;
+  return { bytes, position: 0, taken: () => part.sent() };
 }

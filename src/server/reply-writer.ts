@@ -4,6 +4,7 @@
  * batch); later ones gather in one buffer and leave together. Large replies bring their own buffer.
  */
 import type { BufferPool } from './buffer-pool.ts';
+import type { FilePart } from './plain-socket.ts';
 
 /** Gathered bytes that make a write worth its system call. */
 const GATHER_BYTES = 128 * 1024;
@@ -19,6 +20,9 @@ export interface ReplySink {
   readonly needsDrain: boolean;
   /** Calls `taken` when the bytes are not needed any more. */
   write(bytes: Uint8Array, taken: () => void): unknown;
+  readonly canSendFiles: boolean;
+  /** Sends a header, which may be reused afterwards, and a part of a file. */
+  writeFile(header: Uint8Array, part: FilePart): void;
 }
 
 export class ReplyWriter {
@@ -53,6 +57,25 @@ export class ReplyWriter {
   /** The client takes less than it is sent. */
   get isBacklogged(): boolean {
     return this.#sink.needsDrain;
+  }
+
+  get canSendFiles(): boolean {
+    return this.#sink.canSendFiles;
+  }
+
+  /** A part of a reply that is in a file. The budget gets its request back with the rest of it, or by `answered`. */
+  writeFile(header: Uint8Array, part: FilePart): void {
+    this.#send();
+    if (this.#isClosed) {
+      part.sent();
+    } else {
+      this.#sink.writeFile(header, part);
+    }
+  }
+
+  /** The reply of one request has been taken as a whole. */
+  answered(requestBytes: number): void {
+    this.#written(requestBytes, 1);
   }
 
   /** A part of a reply ends at `end`; others may come between it and the rest. */

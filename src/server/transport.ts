@@ -9,7 +9,7 @@ import { Socket } from 'node:net';
 import { createServer, type TLSSocket, type TlsOptions } from 'node:tls';
 import type { Logger } from '../log.ts';
 import { native } from '../native/binding.ts';
-import { PlainSocket } from './plain-socket.ts';
+import { type FilePart, PlainSocket } from './plain-socket.ts';
 
 export interface TransportEvents {
   /**
@@ -74,6 +74,16 @@ export class Transport {
     } else {
       this.#socket.write(bytes, taken);
     }
+  }
+
+  /** Not with TLS. */
+  get canSendFiles(): boolean {
+    return this.#socket === undefined && !this.#isUpgrading;
+  }
+
+  /** See PlainSocket.writeFile. */
+  writeFile(header: Uint8Array, part: FilePart): void {
+    this.#plain.writeFile(header, part);
   }
 
   /** Reads on after `received` has answered false. */

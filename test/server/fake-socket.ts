@@ -13,6 +13,7 @@ export class FakeSocket {
   readonly writes: SocketWrite[] = [];
   /** What the writer is told. */
   needsDrain = false;
+  readonly canSendFiles = false;
   readonly #takesAtOnce: boolean;
 
   constructor(takesAtOnce = false) {
@@ -27,6 +28,10 @@ export class FakeSocket {
   /** Everything written so far. */
   get bytes(): Buffer {
     return Buffer.concat(this.writes.map(({ bytes }) => bytes));
+  }
+
+  writeFile(): void {
+    throw new Error('Bug: a file is sent to a socket that cannot send files');
   }
 
   write(live: Uint8Array, taken: () => void): boolean {

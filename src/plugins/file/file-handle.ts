@@ -87,6 +87,11 @@ export class FileHandle implements Handle {
     return false;
   }
 
+  residentFile(offset: number, length: number): number | undefined {
+    const { fd, canSendPages } = this.#file;
+    return canSendPages && native.is_resident(fd, offset, length) === 1 ? fd : undefined;
+  }
+
   async read(buffer: Uint8Array, start: number, length: number, offset: number): Promise<void> {
     const { fd, eviction } = this.#file;
     const directReader = this.#isDirect(offset, length) ? this.#file.directReader : undefined;

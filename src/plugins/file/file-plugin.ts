@@ -24,7 +24,14 @@ import { FileThreads } from './file-threads.ts';
 import { HandleSet } from './handle-set.ts';
 import { lockImage } from './image-lock.ts';
 import { ChunkMarks } from './kept-chunks.ts';
-import { FileRefusedError, isOnExt4, type OpenFile, openDirect, openFile } from './open-file.ts';
+import {
+  FileRefusedError,
+  isOnExt4,
+  type OpenFile,
+  openDirect,
+  openFile,
+  tellsResidency,
+} from './open-file.ts';
 import { RESIDENT_CONTEXT, residentBytes } from './residency.ts';
 import { createSharedFile, type FileFacts, type ReadAheadAdvice, type SharedFile } from './shared-file.ts';
 import type { FileShare } from './thread-link.ts';
@@ -68,7 +75,7 @@ const MEMORY_FILE_SYSTEMS: ReadonlyMap<number, string> = new Map([
 ]);
 
 /** What was found out about an open file. */
-type FileTraits = Pick<FileFacts, 'directFd' | 'isOnExt4'>;
+type FileTraits = Pick<FileFacts, 'directFd' | 'isOnExt4' | 'tellsResidency'>;
 
 export class FilePlugin implements Plugin {
   readonly info: PluginInfo;
@@ -85,11 +92,11 @@ export class FilePlugin implements Plugin {
   readonly #counting = new Set<Promise<number>>();
   #isClosing = false;
 
-  private constructor(file: OpenFile, { directFd, isOnExt4 }: FileTraits, options: FileOptions, log: Logger) {
+  private constructor(file: OpenFile, traits: FileTraits, options: FileOptions, log: Logger) {
     const { fd, size, isBlockDevice } = file;
     this.info = describeFile(size, options);
     this.#createdPath = file.isNew ? options.path : undefined;
-    this.#directFd = directFd;
+    this.#directFd = traits.directFd;
     const { threadCount = 1, onLoss, cache, windowCount, windowBytes, keepsResident, fadvise } = options;
     const createDurability = (threads?: OtherThreads): Durability =>
       new Durability({ fd, size, log, onLoss, threads });
@@ -97,10 +104,9 @@ export class FilePlugin implements Plugin {
     this.#durability = this.#threads?.durability ?? createDurability();
     const facts: FileFacts = {
       fd,
-      directFd,
       size,
       isBlockDevice,
-      isOnExt4,
+      ...traits,
       fadvise,
       cacheNone: cache === 'none' ? { windowCount, windowBytes, keepsResident } : undefined,
     };
@@ -134,7 +140,8 @@ export class FilePlugin implements Plugin {
         log.info({ size: file.size }, 'The file exists and keeps its size; --create is not needed');
       }
       const directFd = options.cache === 'none' ? await openDirect(file.fd) : undefined;
-      return new FilePlugin(file, { directFd, isOnExt4: await isOnExt4(file) }, options, log);
+      const [isExt4, tells] = await Promise.all([isOnExt4(file), tellsResidency(file)]);
+      return new FilePlugin(file, { directFd, isOnExt4: isExt4, tellsResidency: tells }, options, log);
     } catch (error) {
       if (file.isNew) {
         rmSync(options.path, { force: true });

@@ -5,6 +5,7 @@
 import {
   closeSync,
   constants,
+  fstat,
   fstatSync,
   fsyncSync,
   ftruncateSync,
@@ -13,7 +14,7 @@ import {
   statSync,
   unlinkSync,
 } from 'node:fs';
-import { statfs } from 'node:fs/promises';
+import { access, statfs } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { promisify } from 'node:util';
 import { seekSync } from 'fs-ext';
@@ -70,6 +71,19 @@ const EXT4 = 0xef53;
 export async function isOnExt4({ fd, isBlockDevice }: OpenFile): Promise<boolean> {
   try {
     return !isBlockDevice && (await statfs(`/proc/self/fd/${fd}`)).type === EXT4;
+  } catch {
+    return false;
+  }
+}
+
+/** Of a file that is neither ours nor writable, mincore(2) calls every page resident, since Linux 5.0. */
+export async function tellsResidency({ fd }: OpenFile): Promise<boolean> {
+  try {
+    const { uid } = await promisify(fstat)(fd);
+    if (uid !== process.geteuid?.()) {
+      await access(`/proc/self/fd/${fd}`, constants.W_OK);
+    }
+    return true;
   } catch {
     return false;
   }

@@ -24,6 +24,8 @@ export interface FileFacts {
   readonly isBlockDevice: boolean;
   /** A file on ext4, to which large-folios.ts applies. */
   readonly isOnExt4: boolean;
+  /** The kernel tells us what of the file is in the page cache (open-file.ts, tellsResidency). */
+  readonly tellsResidency: boolean;
   readonly fadvise: ReadAheadAdvice;
   /** Undefined with `--cache default`. */
   readonly cacheNone: CacheNoneFacts | undefined;
@@ -53,6 +55,8 @@ export interface SharedFile {
   readonly directReader: DirectReader | undefined;
   /** Undefined with `--cache none`, which lets no folio grow old, and where they are in nobody's way. */
   readonly largeFolios: LargeFolios | undefined;
+  /** Reads are sent from the page cache; false with `--cache none`, where hardly anything is in it. */
+  readonly canSendPages: boolean;
   readonly fadvise: ReadAheadAdvice;
   /** Called after a successful FLUSH, in one thread of several with `--cache none`. */
   readonly sweepOthers?: (() => void) | undefined;
@@ -98,6 +102,7 @@ export function createSharedFile(facts: FileFacts, surroundings: FileSurrounding
     writeBack,
     directReader,
     largeFolios: facts.isOnExt4 && cacheNone === undefined ? new LargeFolios(fd, durability) : undefined,
+    canSendPages: facts.tellsResidency && cacheNone === undefined,
     fadvise,
     sweepOthers: writeBack && sweepOthers,
   };
