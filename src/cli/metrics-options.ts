@@ -28,18 +28,27 @@ export function metricsListen(text: string): MetricsListen {
   return { host: ipv6 ?? host, port: Number(port) };
 }
 
-/** Listens, and has nothing to show yet. Nothing is loaded or listens without the option. */
+/**
+ * Listens, and has nothing to show yet. Nothing is loaded or listens without the option. There is no TLS here: whatever
+ * `--tls` says of the clients, only `allowPlaintext` opens it to other machines.
+ */
 export async function openStatusServer(
   listen: MetricsListen | undefined,
+  allowPlaintext: boolean,
   log: Logger,
 ): Promise<StatusServer | undefined> {
   if (listen === undefined) {
     return undefined;
   }
   const { host, port } = listen;
-  const { StatusServer: Server } = await import('../metrics/status-server.ts');
   try {
     const { address } = await lookup(host);
+    if (!allowPlaintext && !isLoopback(address)) {
+      throw new CommandError(
+        `Refusing to serve metrics in plaintext on ${address}, which is not a loopback address (--allow-plaintext dares)`,
+      );
+    }
+    const { StatusServer: Server } = await import('../metrics/status-server.ts');
     const server = await Server.listen({ address, port, isLoopback: isLoopback(address) }, log);
     if (isLoopback(address)) {
       log.info({ url: server.url }, 'Metrics and the status page are served');
@@ -48,6 +57,9 @@ export async function openStatusServer(
     }
     return server;
   } catch (error) {
+    if (error instanceof CommandError) {
+      throw error;
+    }
     const { code } = error as NodeJS.ErrnoException;
     throw new CommandError(`Cannot serve metrics on ${host} port ${port}: ${reason(code) ?? String(error)}`);
   }

@@ -98,7 +98,7 @@ async function run(surroundings: Surroundings, openExports: OpenExports, about: 
   leftovers.add(() => pidFile?.remove());
   const tls = await loadTls(options, log);
   const counters = new Counters(options.metrics !== undefined);
-  await using status = await openStatusServer(options.metrics, log);
+  await using status = await openStatusServer(options.metrics, options.allowPlaintext, log);
   const exports = await openExports({
     log,
     onLoss: () => onLoss(options, stop),

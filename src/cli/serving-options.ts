@@ -54,7 +54,11 @@ export function servingCommand(name: string) {
       integerBetween(0, 65_535),
     )
     .option('-b, --bind <address>', 'listen on this address or host name (default: 127.0.0.1)')
-    .option('--allow-plaintext', 'listen beyond loopback although clients need not encrypt', false)
+    .option(
+      '--allow-plaintext',
+      'listen beyond loopback although clients need not encrypt, also for --metrics',
+      false,
+    )
     .addOption(
       new Option('--tls <mode>', 'allow: clients may encrypt; require: others are refused')
         .choices(['off', 'allow', 'require'] as const)
@@ -113,7 +117,7 @@ export function servingCommand(name: string) {
     .option('--pid-file <path>', 'write the process id here once clients can connect')
     .option(
       '--metrics <[address:]port>',
-      'serve metrics for Prometheus at /metrics and a status page at / (default address: 127.0.0.1)',
+      'serve metrics for Prometheus at /metrics and a status page at / (default address: 127.0.0.1; beyond loopback: --allow-plaintext)',
       metricsListen,
     )
     .addOption(

@@ -38,12 +38,26 @@ test.each([
 });
 
 test('without the option nothing listens', async () => {
-  expect(await openStatusServer(undefined, new FakeLog())).toBeUndefined();
+  expect(await openStatusServer(undefined, false, new FakeLog())).toBeUndefined();
+});
+
+test.each(['0.0.0.0', '::', '192.0.2.1'])('%s is refused unless plaintext is allowed', async (host) => {
+  const log = new FakeLog();
+  await expect(openStatusServer({ host, port: 0 }, false, log)).rejects.toThrow(
+    `Refusing to serve metrics in plaintext on ${host}, which is not a loopback address (--allow-plaintext dares)`,
+  );
+  expect(log.lines).toEqual([]);
+});
+
+test('a loopback address needs no leave', async () => {
+  const server = await openStatusServer({ host: 'localhost', port: 0 }, false, new FakeLog());
+  await server?.close();
+  expect(server).toBeDefined();
 });
 
 test('where everybody can reach it, the log warns', async () => {
   const log = new FakeLog();
-  const server = await openStatusServer({ host: '0.0.0.0', port: 0 }, log);
+  const server = await openStatusServer({ host: '0.0.0.0', port: 0 }, true, log);
   await server?.close();
   expect(log.lines).toEqual([
     {
@@ -58,7 +72,7 @@ test.each([
   ['192.0.2.1', 9100, 'Cannot serve metrics on 192.0.2.1 port 9100: this machine has no such address'],
   ['no.such.host.invalid', 9100, /^Cannot serve metrics on no\.such\.host\.invalid port 9100: [^\n]+$/],
 ])('%s is an error of one line', async (host, port, message) => {
-  await expect(openStatusServer({ host, port }, new FakeLog())).rejects.toThrow(message);
+  await expect(openStatusServer({ host, port }, true, new FakeLog())).rejects.toThrow(message);
 });
 
 test('so is a port that is in use', async () => {
@@ -68,7 +82,7 @@ test('so is a port that is in use', async () => {
   });
   const { port } = other.address() as { port: number };
   try {
-    await expect(openStatusServer({ host: '127.0.0.1', port }, new FakeLog())).rejects.toThrow(
+    await expect(openStatusServer({ host: '127.0.0.1', port }, false, new FakeLog())).rejects.toThrow(
       `Cannot serve metrics on 127.0.0.1 port ${port}: the port is in use (--metrics 0 picks a free one)`,
     );
   } finally {

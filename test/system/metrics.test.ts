@@ -269,6 +269,11 @@ test('a wrong --metrics is one line, and nothing listens', async () => {
       `nbd-serve: Cannot serve metrics on 127.0.0.1 port ${port}: the port is in use (--metrics 0 picks a free one)`,
     );
     await expect(stat(image)).rejects.toThrow('ENOENT');
+    const beyond = ['--create', '1M', '--metrics', '0.0.0.0:0'];
+    expect(await expectRefusal(['file', image, '-U', directory.file('s'), ...beyond])).toBe(
+      'nbd-serve: Refusing to serve metrics in plaintext on 0.0.0.0, which is not a loopback address (--allow-plaintext dares)',
+    );
+    await expect(stat(image)).rejects.toThrow('ENOENT');
     const message = await expectRefusal(['file', image, '-U', directory.file('s'), '--metrics', '::1:9100']);
     expect(message).toContain('such as 9100, 0.0.0.0:9100 or [::1]:9100');
   } finally {
