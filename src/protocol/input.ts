@@ -45,6 +45,15 @@ export class Input {
     this.#end = length;
   }
 
+  /** After a `gather` that was false: the beginning of what it was asked for, from `carry[0]` on, so many bytes. */
+  get carried(): number {
+    return this.#carried;
+  }
+
+  get carry(): Uint8Array {
+    return this.#carry;
+  }
+
   /** Consumes `count` bytes and points `gathered` at them, contiguous; false while some are still to come. */
   gather(count: number): boolean {
     if (this.#carried === 0 && this.available >= count) {

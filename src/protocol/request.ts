@@ -18,6 +18,8 @@ import { getU16, getU32, getU64, UNREPRESENTABLE } from './wire.ts';
 
 export const REQUEST_HEADER_BYTES = 28;
 export const EXTENDED_REQUEST_HEADER_BYTES = 32;
+/** The magic, with which either header begins. */
+export const REQUEST_MAGIC_BYTES = 4;
 
 /** One request header. Reused for every request of a session: copy what must outlive the next `next()`. */
 export interface Request {

@@ -3,7 +3,7 @@
  * payloads: of WRITE, and with extended headers of BLOCK_STATUS. A refused payload is skipped, never stored.
  */
 import { PAYLOAD_BYTES_MAX } from '../limits.ts';
-import { NBD_CMD_DISC, NBD_CMD_WRITE } from './constants.ts';
+import { NBD_CMD_DISC, NBD_CMD_WRITE, NBD_EXTENDED_REQUEST_MAGIC, NBD_REQUEST_MAGIC } from './constants.ts';
 import { transmissionFlags } from './export-info.ts';
 import type { Negotiated } from './handshake.ts';
 import type { Input } from './input.ts';
@@ -14,6 +14,7 @@ import {
   EXTENDED_REQUEST_HEADER_BYTES,
   emptyRequest,
   REQUEST_HEADER_BYTES,
+  REQUEST_MAGIC_BYTES,
   type Request,
 } from './request.ts';
 import {
@@ -24,6 +25,7 @@ import {
   SHUTTING_DOWN,
 } from './request-rules.ts';
 import { type Violation, violation } from './violation.ts';
+import { getU32 } from './wire.ts';
 
 export type TransmissionStep = 'need-input' | 'payload' | 'request' | 'refused' | 'disconnect' | 'violation';
 
@@ -44,6 +46,7 @@ export class Transmission {
 
   readonly #input: Input;
   readonly #headerBytes: number;
+  readonly #magic: number;
   readonly #decode: typeof decodeRequest;
   readonly #context: RequestContext;
   #state: State = 'header';
@@ -60,6 +63,7 @@ export class Transmission {
     const isExtended = replyForm === 'extended';
     this.#input = input;
     this.#headerBytes = isExtended ? EXTENDED_REQUEST_HEADER_BYTES : REQUEST_HEADER_BYTES;
+    this.#magic = isExtended ? NBD_EXTENDED_REQUEST_MAGIC : NBD_REQUEST_MAGIC;
     this.#decode = isExtended ? decodeExtendedRequest : decodeRequest;
     this.#context = {
       advertised: transmissionFlags(info, replyForm, metaContexts.length > 0),
@@ -116,7 +120,7 @@ export class Transmission {
   advance(): TransmissionStep | undefined {
     switch (this.#state) {
       case 'header':
-        return this.#input.gather(this.#headerBytes) ? this.#beginRequest() : 'need-input';
+        return this.#input.gather(this.#headerBytes) ? this.#beginRequest() : this.#awaitHeader();
       case 'payload-awaited':
         return 'payload';
       case 'payload':
@@ -138,10 +142,22 @@ export class Transmission {
     }
   }
 
+  /**
+   * A client that negotiated extended headers and sends compact ones waits after 28 bytes for its reply, and the server
+   * would wait for four more: the magic tells before the header is whole.
+   */
+  #awaitHeader(): TransmissionStep | undefined {
+    const { carried, carry } = this.#input;
+    if (carried >= REQUEST_MAGIC_BYTES && getU32(carry, 0) !== this.#magic) {
+      return this.#violateMagic();
+    }
+    return 'need-input';
+  }
+
   #beginRequest(): TransmissionStep | undefined {
     const request = this.request;
     if (!this.#decode(this.#input.gathered, this.#input.gatheredAt, request)) {
-      return this.#violate('ERR_NBD_BAD_MAGIC', 'Wrong request magic');
+      return this.#violateMagic();
     }
     if (request.type === NBD_CMD_DISC) {
       this.#state = 'disconnected';
@@ -194,6 +210,10 @@ export class Transmission {
     this.#refusal = judgeStatusFilter(this.request, this.#context);
     this.#state = 'header';
     return this.#refusal === undefined ? 'request' : 'refused';
+  }
+
+  #violateMagic(): undefined {
+    return this.#violate('ERR_NBD_BAD_MAGIC', 'Wrong request magic');
   }
 
   #violate(code: Violation['code'], message: string): undefined {

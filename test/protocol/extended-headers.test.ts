@@ -181,6 +181,19 @@ describe('requests', () => {
     expect(structured.log.at(-1)).toEqual({ step: 'violation', code: 'ERR_NBD_BAD_MAGIC' });
   });
 
+  test('is one as soon as its magic is there: whoever sends 28 bytes waits for the reply to them', () => {
+    const violation = [{ step: 'violation', code: 'ERR_NBD_BAD_MAGIC' }];
+    const compact = request({ type: CMD.READ, length: 512 });
+    expect(transmitting().feed(compact).log).toEqual(violation);
+    expect(transmitting().feed(extendedRequest({ type: CMD.FLUSH }), compact).log).toMatchObject([
+      { step: 'request', type: CMD.FLUSH },
+      ...violation,
+    ]);
+    const driver = transmitting().feedByteByByte(compact.subarray(0, 3));
+    expect(driver.log).toEqual([]);
+    expect(driver.feed(compact.subarray(3, 4)).log).toEqual(violation);
+  });
+
   test.each([CMD.TRIM, CMD.CACHE, CMD.WRITE_ZEROES, CMD.BLOCK_STATUS])(
     'command %i has a 64-bit effect length, up to an export of 2^53-1 bytes',
     (type) => {

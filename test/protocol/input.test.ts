@@ -41,6 +41,19 @@ test('input gathers a header byte by byte and leaves what is behind', () => {
   expect(input.available).toBe(1);
 });
 
+test('input shows the beginning of a header that is not whole', () => {
+  const input = new Input(28);
+  expect(input.gather(28)).toBe(false);
+  expect(input.carried).toBe(0);
+  const bytes = pattern(9);
+  input.receive(bytes.subarray(0, 5), 5);
+  expect(input.gather(28)).toBe(false);
+  expect(input.carried).toBe(5);
+  input.receive(bytes.subarray(5), 4);
+  expect(input.gather(28)).toBe(false);
+  expect(toHex(input.carry.subarray(0, input.carried))).toBe(toHex(bytes));
+});
+
 test('input keeps the beginning of a header when the array of before is overwritten', () => {
   const input = new Input(28);
   const buffer = pattern(10);

@@ -133,6 +133,14 @@ describe('transmission', () => {
     expect(transmission.violation?.code).toBe('ERR_NBD_BAD_MAGIC');
   });
 
+  test('a wrong request magic is a violation before its header is whole', () => {
+    const { input, transmission } = begin();
+    input.receive(hex('256095'), 3);
+    expect(stepOf(transmission)).toBe('need-input');
+    input.receive(hex('14'), 1);
+    expect(stepOf(transmission)).toBe('violation');
+  });
+
   test('a shutdown refuses requests with ESHUTDOWN and skips payloads, but DISC still ends the session', () => {
     const { input, transmission } = begin();
     transmission.shutDown();
