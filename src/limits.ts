@@ -111,6 +111,12 @@ export const BUSY_POLL_MICROSECONDS_MAX = 10_000;
 /** Seconds that a shutdown waits for requests in flight and their replies. */
 export const SHUTDOWN_SECONDS_MAX = 5;
 
+/**
+ * Seconds for the last flush of a shutdown whose requests in flight do not end: they may wait for the very disk that
+ * is flushed, and above it a service manager would lose its patience.
+ */
+export const LAST_FLUSH_SECONDS_MAX = 5;
+
 /** Milliseconds without accepting after descriptors or memory ran out. */
 export const ACCEPT_PAUSE_MS = 100;
 

@@ -34,12 +34,21 @@ export abstract class PassThroughPlugin implements Plugin {
     return this.inner.close();
   }
 
+  settle(): Promise<void> {
+    return settle(this.inner);
+  }
+
   abandon(): Promise<void> {
     return abandon(this.inner);
   }
 
   /** Puts the filter's own handle on one of the inner plugin. */
   protected abstract wrap(handle: Handle): Handle;
+}
+
+/** Flushes a plugin whose handles are in use. */
+export function settle(plugin: Plugin): Promise<void> {
+  return plugin.settle?.() ?? plugin.close();
 }
 
 /** Gives up a plugin that is not going to be served. */

@@ -25,6 +25,7 @@ export function withContract(plugin: Plugin): Plugin {
     open: async () => new ContractHandle(await plugin.open(), plugin.info),
     close: () => plugin.close(),
     ...(plugin.residentBytes === undefined ? {} : { residentBytes: plugin.residentBytes.bind(plugin) }),
+    ...(plugin.settle === undefined ? {} : { settle: plugin.settle.bind(plugin) }),
     ...(plugin.abandon === undefined ? {} : { abandon: () => plugin.abandon?.() ?? Promise.resolve() }),
   };
 }

@@ -42,6 +42,8 @@ export interface ExportSource {
   shared?(): readonly SharedExport[] | undefined;
   /** Flushes and closes all exports, whose handles are closed; rejects when acknowledged data may be lost. */
   close(): Promise<void>;
+  /** Called instead of `close` when handles are in use and stay so: flushes all exports, as their plugins' `settle`. */
+  settle(): Promise<void>;
   /** Called instead of `close` when the server cannot start after all: undoes what opening has made. */
   abandon(): Promise<void>;
 }

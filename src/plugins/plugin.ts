@@ -48,6 +48,12 @@ export interface Plugin {
    * acknowledged may not be on stable storage.
    */
   close(): Promise<void>;
+  /**
+   * Called instead of `close` when the server must end although handles are in use, by requests that do not end:
+   * flushes like `close`, and keeps what they use, such as descriptors, whose numbers others might get. Absent:
+   * `close` does.
+   */
+  settle?(): Promise<void>;
   /** Errors so far that cost acknowledged data, for operators: from the first one on FLUSH and FUA fail. */
   readonly lossCount?: number | undefined;
   /**

@@ -49,6 +49,10 @@ export class ExportRegistry implements ExportSource {
     return this.#endAll((plugin) => plugin.close());
   }
 
+  settle(): Promise<void> {
+    return this.#endAll((plugin) => plugin.settle?.() ?? plugin.close());
+  }
+
   abandon(): Promise<void> {
     return this.#endAll((plugin) => plugin.abandon?.() ?? plugin.close());
   }

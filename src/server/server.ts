@@ -4,7 +4,7 @@
  */
 import { close as closeDescriptor } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
-import { ACCEPT_PAUSE_MS, SHUTDOWN_SECONDS_MAX } from '../limits.ts';
+import { ACCEPT_PAUSE_MS, LAST_FLUSH_SECONDS_MAX, SHUTDOWN_SECONDS_MAX } from '../limits.ts';
 import type { ServerLogger } from '../log.ts';
 import { type Listener, native } from '../native/binding.ts';
 import { errnoName, errnoOf } from '../native/errno.ts';
@@ -144,8 +144,28 @@ export class Server {
     for (const listener of this.#listeners) {
       listener.close();
     }
-    await (this.#options.threads?.close() ?? this.#endConnections());
+    try {
+      await (this.#options.threads?.close() ?? this.#endConnections());
+    } catch (error) {
+      await this.#flushUnended();
+      throw error;
+    }
     await this.#options.registry.close();
+  }
+
+  /**
+   * Some requests do not end, and their handles stay in use; what the others were answered is flushed all the same.
+   * Whatever comes of it, the server has not ended in order.
+   */
+  async #flushUnended(): Promise<void> {
+    const { registry, log } = this.#options;
+    const flushed = registry.settle().then(
+      () => log.warn({}, 'The exports were flushed although requests are still in flight'),
+      (error: unknown) => log.error({ err: error }, 'The last flush failed'),
+    );
+    if (!(await settlesInTime(flushed, LAST_FLUSH_SECONDS_MAX))) {
+      log.error({}, `The last flush does not end within ${LAST_FLUSH_SECONDS_MAX} s`);
+    }
   }
 
   async #endConnections(): Promise<void> {
@@ -154,22 +174,22 @@ export class Server {
       connection.shutDown();
     }
     const closed = Promise.all(connections.map((connection) => connection.closed));
-    if (!(await settlesInTime(closed))) {
+    if (!(await settlesInTime(closed, SHUTDOWN_SECONDS_MAX))) {
       this.#options.log.warn({}, `Requests are still in flight after ${SHUTDOWN_SECONDS_MAX} s; cut off`);
       for (const connection of connections) {
         connection.cut();
       }
-      if (!(await settlesInTime(closed))) {
+      if (!(await settlesInTime(closed, SHUTDOWN_SECONDS_MAX))) {
         throw new Error('Requests in flight do not end; whether their data was flushed is unknown');
       }
     }
   }
 }
 
-/** Whether `work`, which never rejects, is done within the time that a shutdown may take. */
-async function settlesInTime(work: Promise<unknown>): Promise<boolean> {
+/** Whether `work`, which never rejects, is done within `seconds`. */
+async function settlesInTime(work: Promise<unknown>, seconds: number): Promise<boolean> {
   const abort = new AbortController();
-  const late = delay(SHUTDOWN_SECONDS_MAX * 1000, false, { signal: abort.signal }).catch(() => false);
+  const late = delay(seconds * 1000, false, { signal: abort.signal }).catch(() => false);
   try {
     return await Promise.race([work.then(() => true), late]);
   } finally {

@@ -50,6 +50,22 @@ test('closing closes every plugin, also behind one that fails, and tells of the 
   expect(exports.map(({ plugin }) => plugin.closeCount)).toEqual([1, 1, 1]);
 });
 
+test('what has handles in use is settled, or closed where that is all there is', async () => {
+  const exports = [served('a'), served('b'), served('c')];
+  const settled: string[] = [];
+  for (const { name, plugin } of exports.slice(0, 2)) {
+    Object.assign(plugin, {
+      settle: async () => {
+        settled.push(name);
+        throw new Error('Data was lost');
+      },
+    });
+  }
+  await expect(new ExportRegistry(exports).settle()).rejects.toThrow('Data was lost');
+  expect(settled).toEqual(['a', 'b']);
+  expect(exports.map(({ plugin }) => plugin.closeCount)).toEqual([0, 0, 1]);
+});
+
 test('closing without exports succeeds', async () => {
   await expect(new ExportRegistry([]).close()).resolves.toBeUndefined();
 });

@@ -132,6 +132,45 @@ test('close answers what is in flight, stops accepting, and closes handles befor
   expect(handlesAtClose).toEqual([1, 1]);
 });
 
+test('close flushes what others were answered when requests in flight do not end', async () => {
+  const settling: FakePlugin[] = [];
+  /** A plugin with one request that never ends and one that is answered; the end of its server. */
+  const endOf = async (flush: () => Promise<void>): Promise<{ rig: ServerRig; plugin: FakePlugin }> => {
+    const plugin = new FakePlugin();
+    Object.assign(plugin, {
+      settle: () => {
+        settling.push(plugin);
+        return flush();
+      },
+    });
+    await using rig = await ServerRig.create(plugin);
+    const hung = await rig.open();
+    const other = await rig.open();
+    for (const client of [hung, other]) client.send(FLUSH);
+    await eventually(
+      'both are in flight',
+      () => plugin.handles[0]?.pending[0] && plugin.handles[1]?.pending[0],
+    );
+    plugin.handles[1]?.pending[0]?.resolve();
+    expect(await other.takeSimpleReply()).toEqual(OK);
+    await expect(rig.server.close()).rejects.toThrow('Requests in flight do not end');
+    return { rig, plugin };
+  };
+  const flushed = endOf(async () => {});
+  const failing = endOf(() => Promise.reject(new Error('fdatasync failed')));
+  const hanging = endOf(() => new Promise(() => {}));
+  for (const [{ rig, plugin }, message] of [
+    [await flushed, 'The exports were flushed although requests are still in flight'],
+    [await failing, 'The last flush failed'],
+    [await hanging, 'The last flush does not end within 5 s'],
+  ] as const) {
+    expect(settling.filter((one) => one === plugin)).toHaveLength(1);
+    // The request in flight may use what it would close.
+    expect(plugin.closeCount).toBe(0);
+    expect(rig.log.lines.at(-1)?.message).toBe(message);
+  }
+}, 30_000);
+
 test('close rejects when acknowledged data may be lost', async () => {
   const plugin = new FakePlugin();
   plugin.beforeClose = () => {

@@ -4,7 +4,7 @@ import { ALLOCATION_CONTEXT, type Handle, type Plugin, type PluginInfo } from '.
 import { defineFilter, type FilterContext } from '../filter.ts';
 import { FilterError } from '../filter-error.ts';
 import { oneOf, path } from '../options.ts';
-import { abandon } from '../pass-through.ts';
+import { abandon, settle } from '../pass-through.ts';
 import { everyStep } from '../settle.ts';
 import { CowHandle, DEPTH_CONTEXT } from './cow-handle.ts';
 import { BLOCK_BYTES } from './layout.ts';
@@ -80,6 +80,13 @@ class CowPlugin implements Plugin {
     return everyStep(
       () => this.#overlay.close(),
       () => this.#base.close(),
+    );
+  }
+
+  settle(): Promise<void> {
+    return everyStep(
+      () => this.#overlay.settle(),
+      () => settle(this.#base),
     );
   }
 

@@ -127,6 +127,13 @@ export class Overlay {
     );
   }
 
+  /** As `close`, but for what handles in use need. */
+  async settle(): Promise<void> {
+    if (this.#isKept) {
+      await this.flush();
+    }
+  }
+
   async abandon(): Promise<void> {
     if (this.#createdPath !== undefined) {
       await rm(this.#createdPath, { force: true });

@@ -125,17 +125,29 @@ export class DirectoryExports implements ExportSource {
   }
 
   async close(): Promise<void> {
-    const results = await Promise.allSettled(
+    const results = await this.#endFiles((plugin) => plugin.close());
+    await this.#directory.close();
+    this.#assertEnded(results);
+  }
+
+  async settle(): Promise<void> {
+    this.#assertEnded(await this.#endFiles((plugin) => plugin.settle()));
+  }
+
+  #endFiles(end: (plugin: FilePlugin) => Promise<void>): Promise<PromiseSettledResult<void>[]> {
+    return Promise.allSettled(
       [...this.#files].map(async ([key, opening]) => {
         const served = await opening.catch(() => undefined);
         await served?.closing;
         // What is left was still in use, or has a loss to tell.
-        if (this.#files.has(key)) {
-          await served?.plugin.close();
+        if (served !== undefined && this.#files.has(key)) {
+          await end(served.plugin);
         }
       }),
     );
-    await this.#directory.close();
+  }
+
+  #assertEnded(results: readonly PromiseSettledResult<void>[]): void {
     const failed = results.find((result) => result.status === 'rejected');
     if (failed !== undefined) {
       throw failed.reason;

@@ -44,6 +44,9 @@ class AttachedFile implements Plugin {
     return this.#handles.open();
   }
 
+  /** The flush is the main thread's, which asks this one for what it still watches. */
+  async settle(): Promise<void> {}
+
   async close(): Promise<void> {
     await this.#eviction?.drain();
     this.#durability.close();

@@ -493,3 +493,16 @@ describe('is refused', () => {
     await plugin.close();
   });
 });
+
+test('what is settled is flushed once, and a handle in use goes on', async () => {
+  await using served = await Served.create();
+  const handle = served.open();
+  await handle.write(new Uint8Array(512).fill(7), 0, 512, 0, false);
+  const fdatasync = vi.spyOn(native, 'fdatasync');
+  await served.plugin.settle();
+  await served.plugin.settle();
+  expect(fdatasync).toHaveBeenCalledTimes(1);
+  const read = new Uint8Array(512);
+  await handle.read(read, 0, 512, 0);
+  expect(read.every((byte) => byte === 7)).toBe(true);
+});
