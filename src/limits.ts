@@ -85,8 +85,17 @@ export const RECEIVE_BUFFER_BYTES = MIB;
 /** Refused requests of one connection that are logged; above it a client could fill a disk with log lines. */
 export const REFUSALS_LOGGED_MAX = 16;
 
-/** Extents in one BLOCK_STATUS reply; a longer answer is cut short, which the protocol allows. */
-export const EXTENT_COUNT_MAX = 16 * KIB;
+/**
+ * Extents in one BLOCK_STATUS reply, for each context; a longer answer is cut short, which the protocol allows. Above
+ * it encoding one answer holds up other clients for milliseconds: 16 Ki extents in two contexts take some 5 ms.
+ */
+export const EXTENT_COUNT_MAX = 4 * KIB;
+
+/**
+ * Milliseconds of one turn of the event loop for finding and encoding extents, however many requests ask for them;
+ * the step that exceeds it is the last one. Above it other clients wait while a pipeline of BLOCK_STATUS is answered.
+ */
+export const EXTENTS_TURN_MS_MAX = 1;
 
 /** Milliseconds that one BLOCK_STATUS may search for extents before it answers with what it has. */
 export const EXTENT_SEARCH_MS_MAX = 500;

@@ -6,7 +6,7 @@ import { CACHE_BYTES_MAX, REFUSALS_LOGGED_MAX } from '../limits.ts';
 import type { Logger } from '../log.ts';
 import { EIO, errnoName } from '../native/errno.ts';
 import { BackendError } from '../plugins/backend-error.ts';
-import { ALLOCATION_CONTEXT, type Handle } from '../plugins/plugin.ts';
+import type { Handle } from '../plugins/plugin.ts';
 import {
   NBD_CMD_BLOCK_STATUS,
   NBD_CMD_CACHE,
@@ -14,7 +14,6 @@ import {
   NBD_CMD_FLAG_FAST_ZERO,
   NBD_CMD_FLAG_FUA,
   NBD_CMD_FLAG_NO_HOLE,
-  NBD_CMD_FLAG_REQ_ONE,
   NBD_CMD_FLUSH,
   NBD_CMD_READ,
   NBD_CMD_TRIM,
@@ -23,21 +22,18 @@ import {
 } from '../protocol/constants.ts';
 import { toNbdErrno } from '../protocol/errno.ts';
 import type { Negotiated } from '../protocol/handshake.ts';
-import type { MetaContext } from '../protocol/options/meta-context.ts';
 import {
   dataHeaderBytes,
   EMPTY_REPLY_BYTES_MAX,
-  encodeBlockStatus,
   encodeError,
   putDataHeader,
   putDone,
   type ReplyForm,
-  type StatusExtent,
 } from '../protocol/reply.ts';
 import { describeRequest, type Request } from '../protocol/request.ts';
 import type { Refusal } from '../protocol/request-rules.ts';
 import type { Session } from '../protocol/session.ts';
-import { allocationStatus } from './allocation-status.ts';
+import { BlockStatus } from './block-status.ts';
 import type { BufferPool } from './buffer-pool.ts';
 import type { ConnectionTally } from './connection-tally.ts';
 import { FileReads } from './file-reads.ts';
@@ -59,10 +55,10 @@ export class Dispatch {
   readonly #tally: ConnectionTally;
   #refusalCount = 0;
   readonly #form: ReplyForm;
-  readonly #contexts: readonly MetaContext[];
-  /** Undefined with simple replies, which have no way to send a hole. */
+  /** Undefined with simple replies, which have no way to send a hole, nor extents. */
   readonly #sparseReads: SparseReads | undefined;
   readonly #fileReads: FileReads;
+  readonly #statuses: BlockStatus | undefined;
 
   constructor(
     handle: Handle,
@@ -79,8 +75,10 @@ export class Dispatch {
     this.#tally = tally;
     this.#form = negotiated.replyForm;
     this.#fileReads = new FileReads(handle, writer, pool, this.#form);
-    this.#contexts = negotiated.metaContexts;
-    this.#sparseReads = this.#form === 'simple' ? undefined : new SparseReads(handle, pool, this.#form);
+    if (this.#form !== 'simple') {
+      this.#sparseReads = new SparseReads(handle, pool, this.#form);
+      this.#statuses = new BlockStatus(handle, negotiated.metaContexts, this.#form);
+    }
   }
 
   /** Executes the session's request, which is legal and charged to the budget. */
@@ -306,46 +304,19 @@ export class Dispatch {
   }
 
   #blockStatus(request: Request): void {
-    const { offset, length } = request;
-    const isRequestOne = (request.flags & NBD_CMD_FLAG_REQ_ONE) !== 0;
-    const copy = { ...request };
-    const form = this.#form;
-    if (form === 'simple') {
+    if (this.#statuses === undefined) {
       throw new Error('Bug: BLOCK_STATUS with simple replies');
     }
-    const wanted = copy.contextIds;
-    const contexts = this.#contexts.filter(({ id }) => wanted === undefined || wanted.includes(id));
-    Promise.all(
-      contexts.map(async ({ id, name }) => ({
-        id,
-        extents: await this.#contextExtents(name, offset, length, isRequestOne),
-      })),
-    )
-      .then((statuses) => {
-        const bytes = encodeBlockStatus(form, copy, statuses, length, isRequestOne);
-        this.#tally.answered(copy.type, length, copy.startTime);
+    const copy = { ...request };
+    this.#statuses.answer(copy).then(
+      (bytes) => {
+        this.#tally.answered(copy.type, copy.length, copy.startTime);
         this.#writer.write(bytes, inflightBytes(copy));
-      })
-      .catch((error: unknown) => {
+      },
+      (error: unknown) => {
         this.#fail(error, copy);
-      });
-  }
-
-  async #contextExtents(
-    context: string,
-    offset: number,
-    length: number,
-    isRequestOne: boolean,
-  ): Promise<readonly StatusExtent[]> {
-    if (context === ALLOCATION_CONTEXT) {
-      const extents = await this.#handle.extents(offset, length, isRequestOne);
-      return extents.map(allocationStatus);
-    }
-    const statuses = await this.#handle.contextExtents?.(context, offset, length, isRequestOne);
-    if (statuses === undefined) {
-      throw new Error(`Bug: the plugin offers the meta context ${context} and knows nothing of it`);
-    }
-    return statuses;
+      },
+    );
   }
 
   /** Answers a request without data, now or when `result` settles. */

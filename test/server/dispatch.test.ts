@@ -1,6 +1,6 @@
 /** One request to the handle and its reply: every command, every way to end, and no buffer lost or doubled. */
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import { describe, expect, test } from 'vitest';
+import { beforeEach, describe, expect, test } from 'vitest';
 import { EXTENT_COUNT_MAX } from '../../src/limits.ts';
 import { BackendError } from '../../src/plugins/backend-error.ts';
 import type { Extent, Handle } from '../../src/plugins/plugin.ts';
@@ -26,6 +26,11 @@ const NO_HOLE = 2;
 const DF = 4;
 const FAST_ZERO = 16;
 const COOKIE = 0x1234_5678_9abc_def0n;
+
+// A turn of the event loop of its own: what the test before has spent of it is not this one's (plugins/turns.ts).
+beforeEach(async () => {
+  await nextTurn();
+});
 
 interface SimpleReply {
   readonly errno: number;
@@ -537,6 +542,67 @@ describe('BLOCK_STATUS', () => {
     expect(await rig.chunks()).toMatchObject([
       { kind: 'status', id: 3, extents: [[2 ** 40, 3]], echoed: 4096n, isDone: true },
     ]);
+  });
+
+  test('takes a turn of the event loop only for so long, however many requests are ready together', async () => {
+    const handle = new FakeHandle('controlled');
+    handle.extentsFound = Array.from({ length: EXTENT_COUNT_MAX }, (_, index) => ({
+      length: 4096,
+      isHole: index % 2 === 0,
+      isZero: index % 2 === 0,
+    }));
+    const rig = new Rig(handle);
+    const count = 64;
+    for (let index = 0; index < count; index += 1) {
+      rig.execute({ type: CMD.BLOCK_STATUS, length: EXTENT_COUNT_MAX * 4096 });
+    }
+    while (handle.pending.length < count) {
+      await nextTurn();
+    }
+    for (const pending of [...handle.pending]) pending.resolve();
+    let turns = 0;
+    for (; rig.given.requests < count; turns += 1) {
+      await nextTurn();
+    }
+    // A fast machine encodes ten of them in a millisecond.
+    expect(turns).toBeGreaterThan(3);
+  });
+
+  test('does not ask handles that search in the call one after the other in one turn', async () => {
+    const asked: number[] = [];
+    let turn = 0;
+    const rig = new Rig(
+      handleWith({
+        extents: () => {
+          asked.push(turn);
+          for (const end = performance.now() + 2; performance.now() < end; );
+          return [{ length: 4096, isHole: false, isZero: false }];
+        },
+      }),
+    );
+    for (let index = 0; index < 5; index += 1) {
+      rig.execute({ type: CMD.BLOCK_STATUS, length: 4096 });
+    }
+    expect(asked).toHaveLength(1);
+    for (; asked.length < 5; turn += 1) {
+      await nextTurn();
+    }
+    // The second one may have had its turn just before this test had.
+    expect(new Set(asked).size).toBeGreaterThanOrEqual(4);
+  });
+
+  test('cuts answers short that are too long', async () => {
+    const handle = new FakeHandle('immediate');
+    handle.extentsFound = Array.from({ length: EXTENT_COUNT_MAX + 10 }, (_, index) => ({
+      length: 1,
+      isHole: index % 2 === 0,
+      isZero: true,
+    }));
+    const rig = new Rig(handle);
+    rig.execute({ type: CMD.BLOCK_STATUS, length: EXTENT_COUNT_MAX + 10 });
+    const [chunk] = await rig.chunks();
+    expect(chunk).toMatchObject({ kind: 'status', isDone: true });
+    expect(chunk?.kind === 'status' && chunk.extents.length).toBe(EXTENT_COUNT_MAX);
   });
 
   test('with REQ_ONE reports one extent', async () => {

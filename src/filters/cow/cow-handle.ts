@@ -7,6 +7,7 @@
  */
 import { EXTENT_COUNT_MAX, EXTENT_SEARCH_MS_MAX } from '../../limits.ts';
 import type { Extent, Handle, ZeroOptions } from '../../plugins/plugin.ts';
+import { extentTurns } from '../../plugins/turns.ts';
 import type { StatusExtent } from '../../protocol/reply.ts';
 import { allSettled, everyStep } from '../settle.ts';
 import { BLOCK_BYTES } from './layout.ts';
@@ -221,6 +222,11 @@ export class CowHandle implements Handle {
     let position = offset;
     while (position < offset + length) {
       const run = this.#runAt(position, offset + length);
+      // What is found in memory needs no wait, and nobody else would have a turn.
+      const turn = extentTurns.take();
+      if (turn !== undefined) {
+        await turn;
+      }
       for (const extent of await find(run)) {
         const rest = run.offset + run.length - position;
         if (rest > 0) {

@@ -11,6 +11,7 @@ import { EINVAL, ENOSYS, ENXIO, EOPNOTSUPP, errnoOf } from '../../native/errno.t
 import type { LinuxErrno } from '../../protocol/errno.ts';
 import { BackendError } from '../backend-error.ts';
 import type { Extent } from '../plugin.ts';
+import { extentTurns } from '../turns.ts';
 import { FileBounds } from './file-bounds.ts';
 
 /** What a file system answers that does not know SEEK_DATA. */
@@ -38,6 +39,10 @@ export class ExtentFinder {
     let position = offset;
     while (position < end) {
       const [data, hole] = await this.#findRun(position);
+      const turn = extentTurns.take();
+      if (turn !== undefined) {
+        await turn;
+      }
       if (data > position) {
         extents.push({ length: data - position, isHole: true, isZero: true });
       }

@@ -9,6 +9,7 @@ import { call } from '../../native/call.ts';
 import { errnoOf } from '../../native/errno.ts';
 import type { StatusExtent } from '../../protocol/reply.ts';
 import { BackendError } from '../backend-error.ts';
+import { extentTurns } from '../turns.ts';
 
 export const RESIDENT_CONTEXT = 'x-nbd-serve:resident';
 
@@ -35,6 +36,10 @@ export async function findResident(fd: number, offset: number, length: number): 
   const todo: Span[] = [{ begin: offset, end: offset + length }];
   for (let span = todo.pop(); span !== undefined; span = todo.pop()) {
     const status = await uniformStatus(fd, span);
+    const turn = extentTurns.take();
+    if (turn !== undefined) {
+      await turn;
+    }
     if (status === undefined) {
       const middle = middlePage(span);
       todo.push({ begin: middle, end: span.end }, { begin: span.begin, end: middle });
