@@ -9,6 +9,7 @@ export const EACCES = errno.EACCES as LinuxErrno;
 export const EADDRINUSE = errno.EADDRINUSE as LinuxErrno;
 export const EADDRNOTAVAIL = errno.EADDRNOTAVAIL as LinuxErrno;
 export const EAGAIN = errno.EAGAIN as LinuxErrno;
+export const ECONNRESET = errno.ECONNRESET as LinuxErrno;
 export const EDQUOT = errno.EDQUOT as LinuxErrno;
 export const EFAULT = errno.EFAULT as LinuxErrno;
 export const EFBIG = errno.EFBIG as LinuxErrno;
@@ -27,6 +28,8 @@ export const ENOTTY = errno.ENOTTY as LinuxErrno;
 export const ENXIO = errno.ENXIO as LinuxErrno;
 export const EOPNOTSUPP = errno.EOPNOTSUPP as LinuxErrno;
 export const EPERM = errno.EPERM as LinuxErrno;
+export const EPIPE = errno.EPIPE as LinuxErrno;
+export const ETIMEDOUT = errno.ETIMEDOUT as LinuxErrno;
 export const EXDEV = errno.EXDEV as LinuxErrno;
 /** libuv gives it no number on Linux. */
 export const ESHUTDOWN = 108 as LinuxErrno;

@@ -66,7 +66,8 @@ export class FileReads {
     }
     const isWhole = this.#form === 'simple' || length <= WHOLE_BYTES_MAX;
     let failure: unknown;
-    let copied: Uint8Array | undefined;
+    let isSent = false;
+    let pooled: Uint8Array | undefined;
     const part: FilePart = {
       fd,
       offset,
@@ -77,26 +78,37 @@ export class FileReads {
       },
       copyRest: (position) => {
         if (length <= WHOLE_BYTES_MAX) {
-          copied = this.#copy(offset + position, length - position);
+          pooled = this.#copy(offset + position, length - position);
         }
-        return copied?.subarray(0, length - position);
+        return pooled?.subarray(0, length - position);
       },
       readRest: async (position) => {
         this.#inVain = position === 0 ? this.#inVain + 1 : 0;
-        const rest = Buffer.alloc(length - position);
+        const restBytes = length - position;
+        const buffer = this.#pool.acquire(restBytes);
         try {
-          await this.#handle.read(rest, 0, rest.length, offset + position);
+          await this.#handle.read(buffer, 0, restBytes, offset + position);
         } catch (error) {
           if (isWhole) {
+            this.#pool.release(buffer);
             throw error;
           }
           failure = error;
+          // Not what others have read into it.
+          buffer.fill(0);
         }
-        return rest;
+        if (isSent) {
+          // The client has left meanwhile.
+          this.#pool.release(buffer);
+        } else {
+          pooled = buffer;
+        }
+        return buffer.subarray(0, restBytes);
       },
       sent: () => {
-        if (copied !== undefined) {
-          this.#pool.release(copied);
+        isSent = true;
+        if (pooled !== undefined) {
+          this.#pool.release(pooled);
         }
         sent(isWhole, failure);
       },

@@ -5,7 +5,10 @@
  */
 import { RECEIVE_BUFFER_BYTES } from '../limits.ts';
 import { native, type StreamSocket } from '../native/binding.ts';
-import { EAGAIN, errnoName, errnoOf } from '../native/errno.ts';
+import { EAGAIN, ECONNRESET, EPIPE, ETIMEDOUT, errnoName, errnoOf } from '../native/errno.ts';
+
+/** What sendfile(2) tells of the socket; anything else but EAGAIN is the file's. */
+const SOCKET_ERRORS: ReadonlySet<number> = new Set([EPIPE, ECONNRESET, ETIMEDOUT]);
 
 export interface PlainSocketEvents {
   /**
@@ -126,9 +129,13 @@ export class PlainSocket {
   writeFile(header: Uint8Array, part: FilePart): void {
     const waiting = { header, part, position: 0, isReading: false };
     if (this.#waiting.length === 0 && !this.#isDestroyed) {
-      if (this.#sendFile(waiting)) {
+      const result = this.#sendFile(waiting);
+      if (isWhole(waiting)) {
         part.sent();
         return;
+      }
+      if (SOCKET_ERRORS.has(-result)) {
+        this.#fail(result);
       }
       this.#stream.watch_writable();
     }
@@ -240,26 +247,26 @@ export class PlainSocket {
   }
 
   #sendWaitingFile(file: WaitingFile): boolean {
-    const before = file.position;
     if (file.isReading) {
       return false;
     }
-    if (file.part.isResident(skippedBytes(file))) {
-      if (this.#sendFile(file)) {
+    const result = file.part.isResident(skippedBytes(file)) ? this.#sendFile(file) : 0;
+    if (SOCKET_ERRORS.has(-result)) {
+      this.#fail(result);
+    } else if (result > 0 || result === -EAGAIN) {
+      if (isWhole(file)) {
         return true;
       }
-      // Writable, and yet nothing was taken: the file has ended, or cannot be sent so.
-      if (this.#isDestroyed || file.position > before) {
-        this.#stream.watch_writable();
-        return false;
-      }
+      this.#stream.watch_writable();
+    } else {
+      // Not in the cache any more, or the file has ended, or cannot be sent so.
+      this.#readRest(file);
     }
-    this.#readRest(file);
     return false;
   }
 
-  /** True when all of it was taken. */
-  #sendFile(file: WaitingFile): boolean {
+  /** Bytes taken, 0 at the end of the file, or -errno: of the socket or of the file. */
+  #sendFile(file: WaitingFile): number {
     const { header, part, position } = file;
     const headerLeft = Math.max(header.length - position, 0);
     const skipped = skippedBytes(file);
@@ -271,9 +278,8 @@ export class PlainSocket {
       part.offset + skipped,
       part.length - skipped,
     );
-    // An error may be the file's, too; if it is the socket's, the next thing sent tells.
     file.position += Math.max(result, 0);
-    return file.position === header.length + part.length;
+    return result;
   }
 
   #readRest(file: WaitingFile): void {
@@ -320,6 +326,10 @@ export class PlainSocket {
       ('part' in each ? each.part.sent : each.taken)?.();
     }
   }
+}
+
+function isWhole({ header, part, position }: WaitingFile): boolean {
+  return position === header.length + part.length;
 }
 
 /** How much of the file is gone, without the header. */

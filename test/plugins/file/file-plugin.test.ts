@@ -279,7 +279,7 @@ describe('without waiting', () => {
   test('only short writes are done', async () => {
     await using served = await Served.create();
     const handle = served.open();
-    const buffer = Buffer.alloc(64 * KiB + 1, 1);
+    const buffer = Buffer.alloc(256 * KiB + 1, 1);
     expect(handle.writeNow?.(buffer, 0, buffer.length, 0)).toBe(false);
     expect(readFileSync(served.files.path()).equals(Buffer.alloc(SIZE))).toBe(true);
   });
