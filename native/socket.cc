@@ -5,11 +5,13 @@
 #ifdef __linux__
 #include <arpa/inet.h>
 #include <fcntl.h>
+#include <linux/sockios.h>
 #include <net/if.h>
 #include <netinet/in.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/time.h>
@@ -187,6 +189,16 @@ int peer_address(int fd, std::string* address) {
   return 0;
 }
 
+int unacknowledged(int fd) {
+  int family = 0;
+  socklen_t length = sizeof family;
+  if (::getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &family, &length) != 0) return -errno;
+  // There SIOCOUTQ counts what the other end has not read, which outlives this end.
+  if (family == AF_UNIX) return 0;
+  int count = 0;
+  return ::ioctl(fd, SIOCOUTQ, &count) == 0 ? count : -errno;
+}
+
 int adopt_listener(int fd) {
   int family = 0;
   int type = 0;
@@ -259,6 +271,7 @@ int listen_unix(const std::string&, int, int) { return -ENOSYS; }
 int listen_tcp(const std::string&, int, int) { return -ENOSYS; }
 int local_port(int) { return -ENOSYS; }
 int local_address(int, std::string*) { return -ENOSYS; }
+int unacknowledged(int) { return -ENOSYS; }
 int adopt_listener(int) { return -ENOSYS; }
 int notify(const std::string&, const std::string&) { return -ENOSYS; }
 int accept_one(int) { return -ENOSYS; }

@@ -20,6 +20,9 @@ int local_port(int fd);
 int local_address(int fd, std::string* address);
 // The other end of a connected socket: `address:port`, `[address]:port`, or a path that is mostly empty.
 int peer_address(int fd, std::string* address);
+// Bytes, and the goodbye, that were sent and that the other end's kernel has not acknowledged: close(2) with unread
+// input drops them. Always 0 for a Unix socket, which puts what it sends straight into the other end's queue.
+int unacknowledged(int fd);
 // Makes a listening stream socket that was inherited like one of ours: non-blocking and close-on-exec. Answers
 // its family, AF_UNIX, AF_INET or AF_INET6; -EINVAL when it is a socket, but no such one.
 int adopt_listener(int fd);

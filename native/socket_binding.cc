@@ -50,6 +50,13 @@ Napi::Value address_of(const Napi::CallbackInfo& info) {
   return result < 0 ? to_number(info.Env(), result) : to_text(info.Env(), address);
 }
 
+Napi::Value unacknowledged(const Napi::CallbackInfo& info) {
+  Arguments arguments(info);
+  const int fd = arguments.descriptor("fd");
+  if (arguments.refused()) return Napi::Value();
+  return to_number(info.Env(), socket::unacknowledged(fd));
+}
+
 Napi::Value adopt_listener(const Napi::CallbackInfo& info) {
   Arguments arguments(info);
   const int fd = arguments.descriptor("fd");
@@ -213,6 +220,7 @@ void export_socket(Napi::Env env, Napi::Object exports) {
   exports.Set("local_port", Napi::Function::New<local_port>(env, "local_port"));
   exports.Set("local_address", Napi::Function::New<address_of<socket::local_address>>(env, "local_address"));
   exports.Set("peer_address", Napi::Function::New<address_of<socket::peer_address>>(env, "peer_address"));
+  exports.Set("unacknowledged", Napi::Function::New<unacknowledged>(env, "unacknowledged"));
   exports.Set("adopt_listener", Napi::Function::New<adopt_listener>(env, "adopt_listener"));
   exports.Set("notify", Napi::Function::New<notify>(env, "notify"));
   exports.Set("Listener", ListenerBinding::define(env));

@@ -287,6 +287,11 @@ export interface Binding {
   /** The other end of a connected socket: `address:port`, `[address]:port`, or the path of a Unix socket, mostly empty. */
   peer_address(fd: number): string | number;
   /**
+   * Bytes, and the goodbye, that a connected socket has sent and the other end's kernel has not acknowledged, or
+   * -errno: closing a socket with unread input drops them. Always 0 for a Unix socket, which drops nothing.
+   */
+  unacknowledged(fd: number): number;
+  /**
    * Makes an inherited listening stream socket non-blocking and close-on-exec: its family, AF_UNIX, AF_INET or
    * AF_INET6, or -errno (-EINVAL for another kind of socket).
    */

@@ -21,10 +21,7 @@ import { inflightBytes } from './inflight-bytes.ts';
 import { ReplyWriter } from './reply-writer.ts';
 import type { PayloadReceiver } from './stalled-payloads.ts';
 import type { TlsSetup } from './tls.ts';
-import { Transport } from './transport.ts';
-
-/** How long a client may take to close its side after the server has closed its own. */
-const LINGER_MS = 1000;
+import { LINGER_MS, Transport } from './transport.ts';
 
 /**
  * The rest of a payload is received where it belongs from so many bytes on, without a copy in between. Below, the
@@ -343,14 +340,15 @@ export class Connection implements PayloadReceiver {
       return;
     }
     this.#isEnded = true;
+    // Read on: to close with unread input is a reset, which replies could be lost in.
     if (this.#isShuttingDown) {
-      return this.#transport.endAndClose();
+      this.#transport.endAndClose();
+    } else {
+      this.#transport.end();
+      this.#linger = setTimeout(() => {
+        this.cut();
+      }, LINGER_MS).unref();
     }
-    this.#transport.end();
-    // Not destroyed at once: unread input would turn the close into a reset, and replies could be lost.
-    this.#linger = setTimeout(() => {
-      this.cut();
-    }, LINGER_MS).unref();
     this.#transport.resume();
   }
 

@@ -67,7 +67,6 @@ export class PlainSocket {
   #expectedBytes = 0;
   #hasEnded = false;
   #isEnding = false;
-  #closesWhenEnded = false;
   #isDestroyed = false;
 
   /** Takes over the connected descriptor `fd`, and reads from it. */
@@ -166,12 +165,6 @@ export class PlainSocket {
   end(): void {
     this.#isEnding = true;
     this.#endWhenSent();
-  }
-
-  /** As `end`, and closes the socket without waiting for the client's goodbye. */
-  endAndClose(): void {
-    this.#closesWhenEnded = true;
-    this.end();
   }
 
   /** Closes the socket at once. */
@@ -300,11 +293,7 @@ export class PlainSocket {
       return;
     }
     this.#stream.shut_down();
-    if (this.#closesWhenEnded) {
-      this.destroy();
-    } else {
-      this.#closeWhenBothEnded();
-    }
+    this.#closeWhenBothEnded();
   }
 
   #closeWhenBothEnded(): void {

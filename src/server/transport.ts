@@ -11,6 +11,12 @@ import type { Logger } from '../log.ts';
 import { native } from '../native/binding.ts';
 import { type FilePart, PlainSocket } from './plain-socket.ts';
 
+/** How long a client may take to close its side after the server has closed its own. */
+export const LINGER_MS = 1000;
+
+/** How often a connection that ends is asked whether the client's kernel has everything. */
+const DELIVERY_LOOK_MS = 10;
+
 export interface TransportEvents {
   /**
    * `expected` bytes are where `expect` has told; behind them came those of `bytes` from 0 to `length`, which stay
@@ -26,6 +32,8 @@ export interface TransportEvents {
 export class Transport {
   /** The client's address and port; undefined for one on a Unix socket, which has no address. */
   readonly client: string | undefined;
+  /** Open for as long as `isDestroyed` is false. */
+  readonly #fd: number;
   readonly #plain: PlainSocket;
   readonly #events: TransportEvents;
   readonly #log: Logger;
@@ -37,6 +45,7 @@ export class Transport {
 
   /** Takes over the connected descriptor `fd`. */
   constructor(fd: number, events: TransportEvents, log: Logger) {
+    this.#fd = fd;
     this.#events = events;
     this.#log = log;
     const client = native.peer_address(fd);
@@ -106,19 +115,58 @@ export class Transport {
     (this.#socket ?? this.#plain).end();
   }
 
-  /** As `end`, and closes the socket without waiting for the client's goodbye. */
+  /**
+   * As `end`, and closes the socket at once when the client's kernel has everything; else when it has, and the
+   * client has said goodbye or has had LINGER_MS for it. Until then reading must go on: to close a socket with
+   * unread input is a reset, which drops whatever has not been sent.
+   */
   endAndClose(): void {
-    if (this.#socket === undefined && !this.#isUpgrading) {
-      return this.#plain.endAndClose();
+    if (this.#isUpgrading) {
+      return this.cut();
     }
+    // Asked before the goodbye, which a client that has vanished never acknowledges.
+    const hasDelivered = !this.#isSending && this.#isAcknowledged;
     this.end();
-    this.#socket?.destroySoon();
+    if (!hasDelivered) {
+      this.#closeWhenDelivered();
+    } else if (this.#socket === undefined) {
+      this.#plain.destroy();
+    } else {
+      this.#socket.destroySoon();
+    }
   }
 
   /** Closes the socket at once. */
   cut(): void {
     this.#isCut = true;
     (this.#socket ?? this.#plain).destroy();
+  }
+
+  /** Something that was written is not with the kernel yet. */
+  get #isSending(): boolean {
+    return this.#socket === undefined ? this.#plain.needsDrain : this.#socket.writableLength > 0;
+  }
+
+  /** The client's kernel has all that ours was given; an error says that it gets no more. */
+  get #isAcknowledged(): boolean {
+    return native.unacknowledged(this.#fd) <= 0;
+  }
+
+  /** Looks again and again: no event tells that a socket's send queue is empty. */
+  #closeWhenDelivered(): void {
+    setTimeout(() => {
+      if (this.isDestroyed) {
+        return;
+      }
+      const hasEnded = this.#socket?.writableFinished ?? !this.#plain.needsDrain;
+      if (!hasEnded || !this.#isAcknowledged) {
+        return this.#closeWhenDelivered();
+      }
+      // Its program may be behind its kernel: one that sends meanwhile, and is told of a reset, reads no further.
+      setTimeout(() => {
+        this.cut();
+      }, LINGER_MS).unref();
+    }, DELIVERY_LOOK_MS).unref();
   }
 
   /**

@@ -45,6 +45,7 @@ const calls: [name: string, names: string[], values: unknown[]][] = [
   ['listen_tcp', ['address', 'port', 'backlog'], ['nowhere', 0, 1]],
   ['local_port', ['fd'], [99999]],
   ['local_address', ['fd'], [99999]],
+  ['unacknowledged', ['fd'], [99999]],
   ['adopt_listener', ['fd'], [99999]],
   ['notify', ['path', 'message', 'done'], ['', 'READY=1', done]],
 ];

@@ -1,4 +1,6 @@
+import { once } from 'node:events';
 import { connect, type Socket } from 'node:net';
+import { connect as connectTls } from 'node:tls';
 import type { NbdServer } from './server.ts';
 
 const MAGIC = {
@@ -11,6 +13,7 @@ const MAGIC = {
 export const OPTION = {
   abort: 2,
   list: 3,
+  starttls: 5,
   go: 7,
   structuredReply: 8,
   setMetaContext: 10,
@@ -114,6 +117,22 @@ export class RawClient implements AsyncDisposable {
     return client;
   }
 
+  /** Says hello, encrypts, whoever the server is, and opens the export. */
+  static async openSecurely(server: Pick<NbdServer, 'uri'>): Promise<RawClient> {
+    const plain = await RawClient.connect(server);
+    await plain.receive(18);
+    await plain.send(Buffer.concat([CLIENT_FLAGS, encodeOption(OPTION.starttls)]));
+    const header = await plain.receive(20);
+    if (header.readUInt32BE(12) !== REPLY_ACK) throw new Error('STARTTLS was refused');
+    for (const event of ['readable', 'end']) plain.socket.removeAllListeners(event);
+    const secure = connectTls({ socket: plain.socket, rejectUnauthorized: false });
+    secure.allowHalfOpen = true;
+    await once(secure, 'secureConnect');
+    const client = new RawClient(secure);
+    await client.#go('');
+    return client;
+  }
+
   /** Waits until the kernel has taken the bytes, or the connection is gone. */
   async send(bytes: Buffer): Promise<void> {
     await new Promise<void>((resolve) => {
@@ -147,7 +166,12 @@ export class RawClient implements AsyncDisposable {
   async handshake(name = ''): Promise<void> {
     const hello = await this.receive(18);
     if (!hello.subarray(0, 8).equals(MAGIC.hello)) throw new Error(`not NBD: ${hello.toString('hex')}`);
-    await this.send(Buffer.concat([CLIENT_FLAGS, encodeGo(name)]));
+    await this.send(CLIENT_FLAGS);
+    await this.#go(name);
+  }
+
+  async #go(name: string): Promise<void> {
+    await this.send(encodeGo(name));
     for (;;) {
       const header = await this.receive(20);
       await this.receive(header.readUInt32BE(16));

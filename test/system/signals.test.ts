@@ -1,5 +1,6 @@
 import { stat } from 'node:fs/promises';
 import { connect } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, test } from 'vitest';
 import { createFullImage, createImage, noise, readRange } from '../support/image.ts';
 import { eventually } from '../support/polling.ts';
@@ -7,6 +8,7 @@ import { COMMAND, encodeRequest, RawClient } from '../support/raw-client.ts';
 import { type NbdServer, startServer } from '../support/server.ts';
 import { MiB } from '../support/storage.ts';
 import { temporaryDirectory } from '../support/temporary-directory.ts';
+import { tlsInit } from '../support/tls-files.ts';
 
 const SIGNALS = ['SIGTERM', 'SIGINT'] as const;
 const ESHUTDOWN = 108;
@@ -152,6 +154,95 @@ describe.each(SIGNALS)('%s', (signal) => {
     server.signal(signal);
     const { signal: killedBy } = await server.ended();
     expect(killedBy).toBeNull();
+  });
+});
+
+/** A client over TCP, or TLS on it, that has opened the export. */
+async function openOverTcp(server: NbdServer, isSecure: boolean): Promise<RawClient> {
+  if (isSecure) return RawClient.openSecurely(server);
+  const client = await RawClient.connect(server);
+  await client.handshake();
+  return client;
+}
+
+/** What the server needs for either. */
+async function tcpOptions(isSecure: boolean, certificates: string): Promise<string[]> {
+  if (!isSecure) return ['--port', '0'];
+  await tlsInit(certificates);
+  return ['--port', '0', '--tls', 'require', '--tls-certificates', certificates];
+}
+
+describe.each([
+  ['TCP', false, 1],
+  ['TCP, two threads', false, 2],
+  ['TLS', true, 1],
+  ['TLS, two threads', true, 2],
+] as const)('over %s', (_name, isSecure, threadCount) => {
+  const threads = ['--threads', String(threadCount)];
+
+  test('a client that goes on sending gets every reply in flight before the end', async () => {
+    await using directory = await temporaryDirectory();
+    const image = directory.file('disk.img');
+    const [count, length] = [32, 256 * 1024];
+    await createFullImage(image, count * length);
+    const options = await tcpOptions(isSecure, directory.file('tls'));
+    await using server = await startServer(['file', image, ...options, ...threads]);
+    await using client = await openOverTcp(server, isSecure);
+    const reads = Array.from({ length: count }, (_, index) =>
+      encodeRequest({ type: COMMAND.read, cookie: BigInt(index), offset: index * length, length }),
+    );
+    await client.send(Buffer.concat(reads));
+    const first = await client.receive(16);
+    expect(first.readUInt32BE(4)).toBe(0);
+    const { socket } = client;
+    const sending = (async () => {
+      const flush = encodeRequest({ type: COMMAND.flush, cookie: 1000n, length: 0 });
+      while (!socket.destroyed && !socket.readableEnded) {
+        await Promise.race([client.send(flush), client.closed]);
+        await sleep(1);
+      }
+    })();
+    server.signal('SIGTERM');
+    // What the server has sent by now stands in the kernel's queues, with unread requests on the way to it.
+    await sleep(300);
+    await client.receive(length);
+    const answered = [first.readBigUInt64BE(8)];
+    const replies = (async () => {
+      for (;;) {
+        const header = await client.receive(16);
+        const cookie = header.readBigUInt64BE(8);
+        if (cookie === 1000n) continue;
+        expect(header.readUInt32BE(4)).toBe(0);
+        await client.receive(length);
+        answered.push(cookie);
+      }
+    })();
+    await expect(replies).rejects.toThrow('closed the connection');
+    expect(answered).toHaveLength(count);
+    await client.leave();
+    await sending;
+    expect(await server.ended(), server.stderr).toEqual({ code: 0, signal: null });
+    expect(server.stderr).not.toContain('cut off');
+  });
+
+  test('clients that stay connected and are idle do not delay the end', async () => {
+    await using directory = await temporaryDirectory();
+    const image = directory.file('disk.img');
+    await createImage(image, MiB);
+    const options = await tcpOptions(isSecure, directory.file('tls'));
+    await using server = await startServer(['file', image, ...options, ...threads]);
+    await using idle = await openOverTcp(server, isSecure);
+    await using served = await openOverTcp(server, isSecure);
+    await served.send(encodeRequest({ type: COMMAND.read, length: 4096 }));
+    expect(await served.receiveReply(4096)).toEqual({ error: 0, cookie: 0n });
+    await using _silent = await RawClient.connect(server);
+    const before = performance.now();
+    await server.stop();
+    // The deadline for what is in flight is 5 s.
+    expect(performance.now() - before).toBeLessThan(2500);
+    for (const client of [idle, served]) {
+      await expect(client.receive(1)).rejects.toThrow('closed the connection');
+    }
   });
 });
 
