@@ -127,6 +127,12 @@ void StreamSocket::stop() {
   (void)watch(watched_ & ~UV_READABLE);
 }
 
+void StreamSocket::replace_buffer(uint8_t* data, size_t length) {
+  if (data_ == nullptr) return;
+  data_ = data;
+  length_ = length;
+}
+
 int64_t StreamSocket::send(const uint8_t* data, size_t length) { return send_now(fd_, data, length); }
 
 int64_t StreamSocket::send_file(const uint8_t* header, size_t header_length, int file, int64_t offset,

@@ -41,6 +41,8 @@ class StreamSocket {
   // `data` has room for `length` bytes, at least one, until stop(), release() or close().
   int start(uint8_t* data, size_t length);
   void stop();
+  // Receives into another buffer from now on, if it does so at all; what start() says of `data` goes for this one.
+  void replace_buffer(uint8_t* data, size_t length);
   // The next `length` bytes received go to `data`, and only a few behind them to where they usually go: what
   // follows a payload is most likely the next header. Lasts until they are there, stop(), release() or close().
   void expect(uint8_t* data, size_t length);

@@ -52,6 +52,22 @@ class StreamLink final : public StreamSocket::Events, public Closable {
 
   int start() { return stream_->start(data_, length_); }
 
+  // A false answer leaves an exception pending, and the old buffer in use.
+  bool set_buffer(const Slice& buffer) {
+    napi_ref reference = nullptr;
+    if (napi_create_reference(env_, buffer.array, 1, &reference) != napi_ok) {
+      (void)napi_throw_error(env_, nullptr, "Reference to an argument cannot be made");
+      return false;
+    }
+    data_ = buffer.data;
+    length_ = buffer.length;
+    stream_->replace_buffer(data_, length_);
+    // Deleting fails only for a null reference or environment.
+    (void)napi_delete_reference(env_, buffer_);
+    buffer_ = reference;
+    return true;
+  }
+
   void expect(const Slice& slice) {
     forget_expected();
     if (napi_create_reference(env_, slice.array, 1, &expected_) != napi_ok) return;
@@ -132,6 +148,7 @@ class StreamSocketBinding final : public Napi::ObjectWrap<StreamSocketBinding> {
     return DefineClass(env, "StreamSocket",
                        {InstanceMethod<&StreamSocketBinding::start>("start"),
                         InstanceMethod<&StreamSocketBinding::stop>("stop"),
+                        InstanceMethod<&StreamSocketBinding::set_buffer>("set_buffer"),
                         InstanceMethod<&StreamSocketBinding::expect>("expect"),
                         InstanceMethod<&StreamSocketBinding::send>("send"),
                         InstanceMethod<&StreamSocketBinding::send_file>("send_file"),
@@ -173,6 +190,13 @@ class StreamSocketBinding final : public Napi::ObjectWrap<StreamSocketBinding> {
 
   void stop(const Napi::CallbackInfo&) {
     if (is_open()) link_->stream()->stop();
+  }
+
+  void set_buffer(const Napi::CallbackInfo& info) {
+    Arguments arguments(info);
+    const Slice buffer = arguments.slice("buffer", "start", "length");
+    // False leaves an exception pending, which is all there is to do.
+    if (!arguments.refused() && is_open()) (void)link_->set_buffer(buffer);
   }
 
   void expect(const Napi::CallbackInfo& info) {

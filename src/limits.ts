@@ -79,8 +79,14 @@ export const CONNECTION_INFLIGHT_REQUESTS_MAX = 1024;
 export const PAYLOAD_STALL_SECONDS_MAX = 10;
 export const PAYLOAD_PROGRESS_BYTES_MIN = 256 * KIB;
 
-/** Bytes of the one receive buffer of a connection: fewer system calls for large writes than Node's 64 KiB. */
+/**
+ * Bytes of the one receive buffer of a connection that has opened an export: fewer system calls for large writes
+ * than Node's 64 KiB.
+ */
 export const RECEIVE_BUFFER_BYTES = MIB;
+
+/** The same until then: above it whoever only connects takes memory that no budget counts. */
+export const HANDSHAKE_RECEIVE_BUFFER_BYTES = 16 * KIB;
 
 /** Refused requests of one connection that are logged; above it a client could fill a disk with log lines. */
 export const REFUSALS_LOGGED_MAX = 16;

@@ -50,12 +50,14 @@ export interface Listener {
  * alive. It is never garbage collected before `close` or `release`; after them every call answers -EBADF.
  */
 export interface StreamSocket {
-  /** Starts and stops receiving into the constructor's buffer; it stands still from the start. */
+  /** Starts and stops receiving into the constructor's buffer, or the last of `set_buffer`; it stands still at first. */
   start(): number;
   stop(): void;
+  /** From the next receive on, bytes go to `buffer` from `start` on, up to `length`. Lets the one before go. */
+  set_buffer(buffer: Uint8Array, start: number, length: number): void;
   /**
-   * The next `length` bytes received go to `buffer` from `start` on, and at most 4 KiB behind them to the
-   * constructor's. The results of `received` count both. Forgotten at `stop`.
+   * The next `length` bytes received go to `buffer` from `start` on, and at most 4 KiB behind them
+   * where they usually go. The results of `received` count both. Forgotten at `stop`.
    */
   expect(buffer: Uint8Array, start: number, length: number): void;
   /** send(2) without waiting: bytes taken, fewer than `length` where the kernel is full, or -EAGAIN for none. */

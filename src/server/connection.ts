@@ -296,6 +296,7 @@ export class Connection implements PayloadReceiver {
     const { negotiated } = this.#session;
     if (negotiated !== undefined && this.#handle !== undefined) {
       clearTimeout(this.#deadline);
+      this.#transport.enlargeBuffer();
       const { pool } = this.#context;
       this.#dispatch = new Dispatch(this.#handle, negotiated, this.#writer, pool, this.#log, this.#tally);
     }

@@ -100,6 +100,13 @@ export class Transport {
     (this.#socket ?? this.#plain).resume();
   }
 
+  /** Plaintext comes in large pieces from now on. */
+  enlargeBuffer(): void {
+    if (this.#socket === undefined) {
+      this.#plain.enlargeBuffer();
+    }
+  }
+
   /** The next `length` bytes may go to `buffer` from `start` on, until reading stops. Not with TLS. */
   expect(buffer: Uint8Array, start: number, length: number): void {
     if (this.#socket === undefined) {

@@ -84,6 +84,29 @@ test('fills only its part of the buffer, as often as it takes', async () => {
   expect(buffer.toString('latin1', 0, 8)).toBe('........');
 });
 
+test('goes on in another buffer, also while it receives, and forgets no expected byte', async () => {
+  const { client, stream, received, buffer, byteCount } = await pair();
+  const second = Buffer.alloc(8, '.');
+  const third = Buffer.alloc(8, '.');
+  expect(() => stream.set_buffer(second, 4, 5)).toThrow(RangeError);
+  stream.set_buffer(second, 2, 4);
+  stream.start();
+  client.write('0123');
+  await happens('the bytes arrive', () => byteCount() === 4);
+  expect(second.toString('latin1')).toBe('..0123..');
+  const expected = Buffer.alloc(3);
+  stream.expect(expected, 0, 3);
+  stream.set_buffer(third, 0, 8);
+  client.write('abcde');
+  await happens('the rest arrives', () => byteCount() === 9);
+  expect(expected.toString('latin1')).toBe('abc');
+  expect(third.toString('latin1')).toBe('de......');
+  expect(received).toHaveLength(2);
+  expect(buffer.every((byte) => byte === '.'.charCodeAt(0))).toBe(true);
+  stream.close();
+  stream.set_buffer(second, 0, 8);
+});
+
 test('tells the end of the stream as 0 and can send after it', async () => {
   const { client, stream, received } = await pair();
   stream.start();

@@ -208,6 +208,27 @@ describe('half-open connections', () => {
   });
 });
 
+describe('connections that open no export', () => {
+  test('400 over TCP in the middle of a long option: memory is bounded, and comes back', async () => {
+    await using rig = await Rig.start('--port', '0', '--handshake-timeout', '3600');
+    await expectSmallRequestsServed(rig.server);
+    await settledMemory(rig.server);
+    const before = await memory(rig.server, 'VmRSS');
+    const clients = await rig.connect(400);
+    // A GO of 1 MiB, all but its last byte: it is skipped, through the receive buffer.
+    const option = Buffer.concat([CLIENT_FLAGS, encodeGo('x'.repeat(MiB))]).subarray(0, -1);
+    await Promise.all(clients.map((client) => client.send(option)));
+    await settledMemory(rig.server);
+    await expectSmallRequestsServed(rig.server);
+    expect((await memory(rig.server, 'VmHWM')) - before).toBeLessThan(100);
+    await leave(clients);
+    await rig.expectHealth();
+    await expect
+      .poll(async () => (await memory(rig.server, 'VmRSS')) - before, { timeout: 30_000, interval: 500 })
+      .toBeLessThan(50);
+  });
+});
+
 describe('readers that never read', () => {
   test.each<[string, Buffer]>([
     ['one READ of 32 MiB', READ_LARGEST],
