@@ -179,12 +179,13 @@ void StreamSocket::on_ready(uv_poll_t* handle, int status, int events) {
     events = stream->watched_;
     (void)uv_poll_start(&stream->poll_, events, on_ready);
   }
+  // First: what a client has sent before it took the end of a reply counts as sent before. Level-triggered: what one call
+  // leaves behind wakes the loop again. DISCONNECT is not asked for.
+  if ((events & stream->watched_ & UV_READABLE) != 0) stream->receive();
   if ((events & stream->watched_ & UV_WRITABLE) != 0) {
     (void)stream->watch(stream->watched_ & ~UV_WRITABLE);
     stream->events_->on_writable();
   }
-  // Level-triggered: what one call leaves behind wakes the loop again. DISCONNECT is not asked for.
-  if ((events & stream->watched_ & UV_READABLE) != 0) stream->receive();
 }
 
 void StreamSocket::expect(uint8_t* data, size_t length) {
