@@ -256,7 +256,7 @@ export class Connection implements PayloadReceiver {
     if (tls === undefined) {
       throw new Error('Bug: the session of a server without TLS wants to start it');
     }
-    this.#transport.startTls(tls.credentials.options, () => {
+    this.#transport.startTls(tls.credentials.acceptor, () => {
       this.#session.tlsStarted();
       this.#resume();
     });

@@ -10,6 +10,7 @@ import { createSecureContext, type TlsOptions } from 'node:tls';
 import { HANDSHAKE_SECONDS_MAX } from '../limits.ts';
 import type { Logger } from '../log.ts';
 import { parsePskFile } from './psk-file.ts';
+import { TlsAcceptor } from './tls-acceptor.ts';
 
 export interface TlsFiles {
   /** The directory of ca-cert.pem, server-cert.pem, server-key.pem and, if there is one, ca-crl.pem. */
@@ -172,7 +173,7 @@ function unusable(what: string, error: unknown): TlsFileError {
 /** How a server's connections use TLS. */
 export interface TlsSetup {
   readonly mode: 'allow' | 'require';
-  readonly credentials: { readonly options: TlsOptions };
+  readonly credentials: { readonly acceptor: TlsAcceptor };
 }
 
 /** The credentials of a server, as new connections find them. */
@@ -181,12 +182,14 @@ export class TlsCredentials {
   readonly #log: Logger;
   #material: TlsMaterial;
   #options: TlsOptions;
+  #acceptor: TlsAcceptor;
   #reloaded: Promise<void> = Promise.resolve();
 
   private constructor(files: TlsFiles, material: TlsMaterial, log: Logger) {
     this.#files = files;
     this.#material = material;
     this.#options = tlsOptions(material);
+    this.#acceptor = new TlsAcceptor(this.#options);
     this.#log = log;
   }
 
@@ -197,6 +200,10 @@ export class TlsCredentials {
 
   get options(): TlsOptions {
     return this.#options;
+  }
+
+  get acceptor(): TlsAcceptor {
+    return this.#acceptor;
   }
 
   get material(): TlsMaterial {
@@ -213,6 +220,7 @@ export class TlsCredentials {
       try {
         this.#material = await loadTlsMaterial(this.#files);
         this.#options = tlsOptions(this.#material);
+        this.#acceptor = new TlsAcceptor(this.#options);
         reloaded(this.#material);
         this.#log.info({}, 'The TLS files were read again');
       } catch (error) {

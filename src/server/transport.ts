@@ -6,10 +6,11 @@
  * each TLS record, because a TLSSocket on a given socket takes no `onread` (Node 20).
  */
 import { Socket } from 'node:net';
-import { createServer, type TLSSocket, type TlsOptions } from 'node:tls';
+import type { TLSSocket } from 'node:tls';
 import type { Logger } from '../log.ts';
 import { native } from '../native/binding.ts';
 import { type FilePart, PlainSocket } from './plain-socket.ts';
+import type { TlsAcceptor } from './tls-acceptor.ts';
 
 /** How long a client may take to close its side after the server has closed its own. */
 export const LINGER_MS = 1000;
@@ -180,18 +181,18 @@ export class Transport {
    * Starts TLS as the server; reading must have stopped. `secured` is called when the handshake has succeeded;
    * when it fails, that is one line in the log and the end of the connection.
    */
-  startTls(options: TlsOptions, secured: () => void): void {
+  startTls(acceptor: TlsAcceptor, secured: () => void): void {
     this.#isUpgrading = true;
     if (!this.#plain.needsDrain) {
-      return this.#upgrade(options, secured);
+      return this.#upgrade(acceptor, secured);
     }
     // The ACK of STARTTLS is plaintext; it leaves before the first byte of TLS.
     this.#plain.onceDrained(() => {
-      this.#upgrade(options, secured);
+      this.#upgrade(acceptor, secured);
     });
   }
 
-  #upgrade(options: TlsOptions, secured: () => void): void {
+  #upgrade(acceptor: TlsAcceptor, secured: () => void): void {
     if (this.#plain.isDestroyed) {
       return;
     }
@@ -200,18 +201,14 @@ export class Transport {
     socket.setNoDelay(true).setKeepAlive(true);
     this.#socket = socket;
     this.#observe(socket);
-    // A TLS server for this one socket, which never listens: the documented way to have Node check a client's
-    // certificate on a socket that exists already (tls.Server, event 'connection').
-    const server = createServer(options);
-    server.once('secureConnection', (secure) => {
-      this.#isUpgrading = false;
-      this.#secure(secure);
-      secured();
+    acceptor.accept(socket, {
+      secured: (secure) => {
+        this.#isUpgrading = false;
+        this.#secure(secure);
+        secured();
+      },
+      failed: (error, secure) => this.#handshakeFailed(error, secure),
     });
-    server.once('tlsClientError', (error: NodeJS.ErrnoException, secure) => {
-      this.#handshakeFailed(error, secure);
-    });
-    server.emit('connection', socket);
   }
 
   #secure(secure: TLSSocket): void {

@@ -101,6 +101,29 @@ describe('over TLS', () => {
     expect(rig.log.at('info').slice(1)).toMatchObject([{ fields: { protocol: version } }]);
   });
 
+  test('handshakes that overlap and fail in between are each their own connection', async () => {
+    await using rig = await makeRig();
+    const first = await rig.connect();
+    await askForTls(first.client);
+    const broken = await rig.connect();
+    await askForTls(broken.client);
+    const second = await openSecurely(rig);
+    broken.client.send(pattern(4096));
+    await broken.connection.closed;
+    expect(rig.log.at('warn')).toHaveLength(1);
+    first.client.socket.removeAllListeners('data');
+    const tls = connect({ socket: first.client.socket, ca: ours.ca.certificate, servername: 'localhost' });
+    await once(tls, 'secureConnect');
+    const client = new Client(tls);
+    client.send(go(''));
+    await client.takeOptionReply();
+    await client.takeOptionReply();
+    client.send(flush(1n));
+    second.client.send(flush(2n));
+    expect(await client.takeSimpleReply()).toEqual({ errno: 0, cookie: 1n });
+    expect(await second.client.takeSimpleReply()).toEqual({ errno: 0, cookie: 2n });
+  });
+
   test.each([1, 1000, 300 * KiB, 3 * 1024 * KiB])(
     'a WRITE of %d bytes arrives as it was sent',
     async (length) => {

@@ -144,8 +144,12 @@ describe('reload', () => {
   test('new connections get the new files', async () => {
     await using directory = await directoryOfFiles();
     const { credentials, log } = await load(directory);
+    const before = credentials.acceptor;
+    // One for all connections: each is a parsed key and certificates.
+    expect(credentials.acceptor).toBe(before);
     writeTlsFiles(directory.path, foreign);
     await credentials.reload();
+    expect(credentials.acceptor).not.toBe(before);
     expect(String(credentials.options.cert)).toBe(foreign.server.certificate);
     expect(log.lines).toMatchObject([{ level: 'info', message: 'The TLS files were read again' }]);
   });
@@ -154,10 +158,12 @@ describe('reload', () => {
     await using directory = await directoryOfFiles();
     const { credentials, log } = await load(directory);
     const before = credentials.options;
+    const { acceptor } = credentials;
     writeTlsFiles(directory.path, foreign);
     writeFileSync(directory.file('keys.psk'), `${PSK_USER}:not hexadecimal\n`);
     await credentials.reload();
     expect(credentials.options).toBe(before);
+    expect(credentials.acceptor).toBe(acceptor);
     expect(log.lines).toHaveLength(1);
     expect(log.at('error')[0]?.message).toContain(`Cannot use "${directory.file('keys.psk')}": line 1`);
   });
