@@ -85,6 +85,7 @@ export async function serve<Handle = undefined>(
     port: isTcp ? (port ?? 0) : undefined,
     bind,
     allowPlaintext: options.allowPlaintext ?? false,
+    plaintextHint: 'allowPlaintext: true dares',
     isTlsRequired: false,
     exportName,
   });

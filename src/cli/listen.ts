@@ -20,6 +20,8 @@ export interface ListenOptions {
   readonly port?: number | undefined;
   readonly bind?: string | undefined;
   readonly allowPlaintext: boolean;
+  /** What lifts the refusal, in the words of whoever is told; those of the command line unless given. */
+  readonly plaintextHint?: string;
   /** Nobody is served in plaintext: any address will do, and the URIs say so. */
   readonly isTlsRequired: boolean;
   readonly exportName: string;
@@ -62,11 +64,15 @@ export async function openListeners(options: ListenOptions): Promise<ListeningSo
 /** Throws a CommandError where strangers could read what clients send. */
 export function assertPrivate(
   address: string,
-  { isTlsRequired, allowPlaintext }: Pick<ListenOptions, 'isTlsRequired' | 'allowPlaintext'>,
+  {
+    isTlsRequired,
+    allowPlaintext,
+    plaintextHint = '--tls require encrypts, --allow-plaintext dares',
+  }: Pick<ListenOptions, 'isTlsRequired' | 'allowPlaintext' | 'plaintextHint'>,
 ): void {
   if (!isTlsRequired && !allowPlaintext && !isLoopback(address)) {
     throw new CommandError(
-      `Refusing to serve in plaintext on ${address}, which is not a loopback address (--tls require encrypts, --allow-plaintext dares)`,
+      `Refusing to serve in plaintext on ${address}, which is not a loopback address (${plaintextHint})`,
     );
   }
 }

@@ -109,10 +109,12 @@ export function servingCommand(name: string) {
     )
     .option(
       '--run <command>',
-      'run it in a shell with $uri, $unixsocket, $port and $exportname set, then exit with its status',
+      'run it in a shell with $uri, $nbd, $unixsocket, $port and $exportname set, then exit with its status',
     )
     .addOption(
-      new Option('--exit-last', 'exit when the last client has left').default(false).conflicts('run'),
+      new Option('--exit-last', 'exit when the last client that opened an export has left')
+        .default(false)
+        .conflicts('run'),
     )
     .option('--pid-file <path>', 'write the process id here once clients can connect')
     .option(

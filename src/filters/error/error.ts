@@ -32,7 +32,7 @@ interface Failing {
 
 export const errorFilter = defineFilter({
   name: 'error',
-  usage: 'rate=PERCENT[,errno=NAME][,commands=COMMAND,...][,file=PATH][,seed=NUMBER]',
+  usage: 'rate=N%[,errno=NAME][,commands=COMMAND,...][,file=PATH][,seed=NUMBER]',
   summary:
     'let that part of the requests fail: with EIO and of all commands unless told, while the file exists',
   options: {
@@ -45,7 +45,7 @@ export const errorFilter = defineFilter({
   firstOption: 'rate',
   prepare({ rate, errno = 'EIO', commands = COMMANDS, file, seed }) {
     if (rate === undefined) {
-      throw new FilterError('Filter "error" needs rate=PERCENT, such as error:rate=10%');
+      throw new FilterError('Filter "error" needs rate=N%, such as error:rate=10%');
     }
     const failing = {
       probability: rate,

@@ -55,10 +55,11 @@ export function formatDuration(seconds: number): string {
   return minutes > 0 ? `${minutes} min ${whole % 60} s` : `${whole} s`;
 }
 
-/** `0 %`, `0.3 %`, `45 %`: nothing that is there is rounded to nothing, nor what is missing to all. */
+/** `0 %`, `under 0.1 %`, `0.3 %`, `45 %`: nothing that is there is rounded to nothing, nor what is missing to all. */
 export function formatShare(share: number): string {
   const percent = share * 100;
-  if (percent > 0 && percent < 9.95) return `${Math.max(percent, 0.1).toFixed(1)} %`;
+  if (percent > 0 && percent < 0.1) return 'under 0.1 %';
+  if (percent > 0 && percent < 9.95) return `${percent.toFixed(1)} %`;
   return `${percent < 100 ? Math.min(Math.round(percent), 99) : 100} %`;
 }
 

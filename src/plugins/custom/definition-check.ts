@@ -17,6 +17,15 @@ const OPTIONAL_METHODS = [
   'unload',
 ] as const;
 
+const FLAGS = ['isRotational', 'canMultiConn'] as const;
+
+/** Everything that an export may say. */
+const KNOWN: ReadonlySet<string> = new Set([
+  ...['size', 'description', 'blockSize', 'read'],
+  ...OPTIONAL_METHODS,
+  ...FLAGS,
+]);
+
 /** Methods that have nothing to work on in a device that cannot be written. */
 const WRITE_METHODS = ['flush', 'trim', 'zero'] as const;
 
@@ -37,6 +46,15 @@ export function assertDefinition(value: unknown): asserts value is ExportDefinit
   if (typeof definition['read'] !== 'function') {
     throw new TypeError(`An export needs a method read(offset, length), and has ${show(definition['read'])}`);
   }
+  // A misspelt "write" would make a device that cannot be written. What a class has beside is its own.
+  const unknown = Object.keys(definition).find(
+    (name) => !KNOWN.has(name) && typeof definition[name] === 'function',
+  );
+  if (unknown !== undefined) {
+    throw new TypeError(
+      `An export has no method "${unknown}"; there are ${OPTIONAL_METHODS.join(', ')} and read`,
+    );
+  }
   for (const name of OPTIONAL_METHODS) {
     const method = definition[name];
     if (method !== undefined && typeof method !== 'function') {
@@ -47,7 +65,7 @@ export function assertDefinition(value: unknown): asserts value is ExportDefinit
   if (definition['write'] === undefined && useless !== undefined) {
     throw new TypeError(`An export with "${useless}" needs a method write(offset, data), too`);
   }
-  for (const name of ['isRotational', 'canMultiConn']) {
+  for (const name of FLAGS) {
     const flag = definition[name];
     if (flag !== undefined && typeof flag !== 'boolean') {
       throw new TypeError(`"${name}" of an export is true, false or left out, not ${show(flag)}`);

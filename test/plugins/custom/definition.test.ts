@@ -19,6 +19,11 @@ test.each<[string, unknown, string]>([
     { size: 2 ** 53, read },
     'a whole number from 0 to 9007199254740991, not 9007199254740992',
   ],
+  [
+    'a method that is misspelt',
+    { size: 1, read: () => {}, wirte: () => {} },
+    'An export has no method "wirte"; there are open, write, flush, trim, zero, cache, extents, close, unload and read',
+  ],
   ['no read', { size: 1 }, 'An export needs a method read(offset, length), and has undefined'],
   [
     'a read that is no method',
