@@ -10,6 +10,7 @@ import type { TLSSocket } from 'node:tls';
 import type { Logger } from '../log.ts';
 import { native } from '../native/binding.ts';
 import { type FilePart, PlainSocket } from './plain-socket.ts';
+import { SecureWrites } from './secure-writes.ts';
 import type { TlsAcceptor } from './tls-acceptor.ts';
 
 /** How long a client may take to close its side after the server has closed its own. */
@@ -40,6 +41,8 @@ export class Transport {
   readonly #log: Logger;
   /** From `startTls` on: Node's socket on the descriptor, then the TLS socket on top of it. */
   #socket: Socket | undefined;
+  /** Set when the TLS handshake is over. */
+  #secureWrites: SecureWrites | undefined;
   /** From `startTls` until the TLS handshake is over: whatever arrives is TLS's. */
   #isUpgrading = false;
   #isCut = false;
@@ -66,24 +69,16 @@ export class Transport {
 
   /** The client has taken less than was written: write no more before `onceDrained`. */
   get needsDrain(): boolean {
-    return this.#socket?.writableNeedDrain ?? this.#plain.needsDrain;
+    return (this.#secureWrites ?? this.#plain).needsDrain;
   }
 
   onceDrained(drained: () => void): void {
-    if (this.#socket === undefined) {
-      this.#plain.onceDrained(drained);
-    } else {
-      this.#socket.once('drain', drained);
-    }
+    (this.#secureWrites ?? this.#plain).onceDrained(drained);
   }
 
   /** Calls `taken` when the kernel has the bytes, perhaps before it returns, or when the socket is gone. */
   write(bytes: Uint8Array, taken?: () => void): void {
-    if (this.#socket === undefined) {
-      this.#plain.write(bytes, taken);
-    } else {
-      this.#socket.write(bytes, taken);
-    }
+    (this.#secureWrites ?? this.#plain).write(bytes, taken);
   }
 
   /** Not with TLS. */
@@ -120,7 +115,7 @@ export class Transport {
     if (this.#isUpgrading) {
       return this.cut();
     }
-    (this.#socket ?? this.#plain).end();
+    (this.#secureWrites ?? this.#plain).end();
   }
 
   /**
@@ -152,7 +147,7 @@ export class Transport {
 
   /** Something that was written is not with the kernel yet. */
   get #isSending(): boolean {
-    return this.#socket === undefined ? this.#plain.needsDrain : this.#socket.writableLength > 0;
+    return this.#secureWrites?.isSending ?? this.#plain.needsDrain;
   }
 
   /** The client's kernel has all that ours was given; an error says that it gets no more. */
@@ -218,6 +213,7 @@ export class Transport {
     );
     secure.allowHalfOpen = true;
     this.#socket = secure;
+    this.#secureWrites = new SecureWrites(secure);
     this.#observe(secure);
     secure.on('data', (bytes: Buffer) => {
       if (!this.#events.received(bytes, bytes.length, 0)) {

@@ -15,6 +15,7 @@ import { CLIENT_FLAGS, COMMAND, encodeGo, encodeRequest, RawClient } from '../su
 import { LOGGED, type NbdServer, startServer } from '../support/server.ts';
 import { MiB } from '../support/storage.ts';
 import { temporaryDirectory } from '../support/temporary-directory.ts';
+import { tlsInit } from '../support/tls-files.ts';
 
 const RSS_MIB_MAX = 400;
 const IMAGE_BYTES = 64 * MiB;
@@ -264,6 +265,30 @@ describe('readers that never read', () => {
       expect(await memory(rig.server, 'VmHWM')).toBeLessThan(RSS_MIB_MAX);
     },
   );
+
+  test('20 of them over TLS with READs of 32 MiB each: memory is bounded as in plaintext', async () => {
+    await using directory = await temporaryDirectory();
+    const certificates = directory.file('tls');
+    await tlsInit(certificates);
+    await using rig = await Rig.start('--port', '0', '--tls', 'allow', '--tls-certificates', certificates);
+    const requests = Buffer.concat(Array.from({ length: 64 }, () => READ_LARGEST));
+    const clients: RawClient[] = [];
+    try {
+      for (let count = 0; count < 20; count++) {
+        const client = await RawClient.openSecurely(rig.server);
+        clients.push(client);
+        client.socket.pause();
+        void client.send(requests);
+      }
+      await settledMemory(rig.server);
+      await expectSmallRequestsServed(rig.server);
+      expect(await memory(rig.server, 'VmHWM')).toBeLessThan(RSS_MIB_MAX);
+    } finally {
+      await leave(clients);
+    }
+    await rig.expectHealth();
+    expect(await memory(rig.server, 'VmHWM')).toBeLessThan(RSS_MIB_MAX);
+  });
 
   test('of option replies are not answered without end', async () => {
     await using rig = await Rig.start('--handshake-timeout', '3600');
