@@ -3,8 +3,8 @@
  * The only copy left is the client's: 256 KiB over a Unix socket take 14 us of server time instead of 87 (C loop, 2
  * cores, 2026-11).
  *
- * What of the reply the socket has no room for at once is sent as it gets some. Of a READ of up to WHOLE_BYTES_MAX it is
- * copied at once, while it is in the cache for sure. Of a longer one it stays where it is; if those pages have left the
+ * What of the reply the socket has no room for is sent as it gets some. Once a part of it is gone, the rest of a READ of
+ * up to WHOLE_BYTES_MAX is copied, while it is in the cache for sure. Of a longer one it stays where it is; if those pages have left the
  * cache when their turn comes, they are read in the ordinary way, which can fail with the header gone. So there the data
  * is not the last chunk of its reply, and an error chunk can follow (proto.md, "NBD_REPLY_TYPE_ERROR"). A simple reply
  * has no such way: the connection ends. The chunk more costs the client two calls for its header, and 13 to 20 % of the
@@ -105,6 +105,7 @@ export class FileReads {
         }
         return buffer.subarray(0, restBytes);
       },
+      failed: (error) => sent(isWhole, error),
       sent: () => {
         isSent = true;
         if (pooled !== undefined) {

@@ -34,8 +34,12 @@ export interface FilePart {
   isResident(position: number): boolean;
   /** The bytes from `position` on, if it is as well to have them copied now. */
   copyRest(position: number): Uint8Array | undefined;
-  /** The bytes from `position` on; rejects when nothing can be sent in their place: then the connection ends. */
+  /**
+   * The bytes from `position` on; rejects when nothing can be sent in their place. Then the connection ends, unless nothing
+   * of the header is gone: then `failed` is called in place of `sent`.
+   */
   readRest(position: number): Promise<Uint8Array>;
+  failed(error: unknown): void;
   /** The kernel has all of it, or the socket is gone. */
   sent(): void;
 }
@@ -140,8 +144,7 @@ export class PlainSocket {
       }
       this.#stream.watch_writable();
     }
-    const rest = this.#isDestroyed ? undefined : part.copyRest(skippedBytes(waiting));
-    this.#waiting.push(rest === undefined ? { ...waiting, header: header.slice() } : bytesOf(waiting, rest));
+    this.#waiting.push(...this.#waitingPartsOf({ ...waiting, header: header.slice() }));
     if (this.#isDestroyed) {
       process.nextTick(() => {
         this.#forgetWaiting();
@@ -262,6 +265,7 @@ export class PlainSocket {
       if (isWhole(file)) {
         return true;
       }
+      this.#waiting.splice(0, 1, ...this.#waitingPartsOf(file));
       this.#stream.watch_writable();
     } else {
       // Not in the cache any more, or the file has ended, or cannot be sent so.
@@ -287,16 +291,31 @@ export class PlainSocket {
     return result;
   }
 
+  /** What waits of a file: with its first byte gone perhaps a copy, for which nothing can go wrong any more. */
+  #waitingPartsOf(file: WaitingFile): readonly (WaitingWrite | WaitingFile)[] {
+    const rest =
+      file.position === 0 || this.#isDestroyed ? undefined : file.part.copyRest(skippedBytes(file));
+    return rest === undefined ? [file] : bytesOf(file, rest);
+  }
+
   #readRest(file: WaitingFile): void {
     file.isReading = true;
     file.part.readRest(skippedBytes(file)).then(
       (rest) => {
         if (this.#waiting[0] === file) {
-          this.#waiting[0] = bytesOf(file, rest);
+          this.#waiting.splice(0, 1, ...bytesOf(file, rest));
           this.#sendWaiting();
         }
       },
-      () => this.destroy(),
+      (error: unknown) => {
+        if (this.#waiting[0] === file && file.position === 0) {
+          this.#waiting.shift();
+          file.part.failed(error);
+          this.#sendWaiting();
+        } else {
+          this.destroy();
+        }
+      },
     );
   }
 
@@ -338,8 +357,8 @@ function skippedBytes({ header, position }: WaitingFile): number {
   return Math.max(position - header.length, 0);
 }
 
-/** A file whose rest is in memory. */
-function bytesOf({ header, position, part }: WaitingFile, rest: Uint8Array): WaitingWrite {
-  const bytes = position < header.length ? Buffer.concat([header.subarray(position), rest]) : rest;
-  return { bytes, position: 0, taken: () => part.sent() };
+/** What is left of a header, and a file whose rest is in memory. */
+function bytesOf({ header, position, part }: WaitingFile, rest: Uint8Array): WaitingWrite[] {
+  const file = { bytes: rest, position: 0, taken: () => part.sent() };
+  return position < header.length ? [{ bytes: header, position, taken: undefined }, file] : [file];
 }
