@@ -196,7 +196,7 @@ test('text keeps its contrast in both colour schemes', async () => {
 
 test('without JavaScript the numbers are there, and charts are not promised', async () => {
   const { page, complaints } = await openPage({ javaScriptEnabled: false });
-  expect(await textOf(page, 'read-total')).toMatch(/ MiB in all$/);
+  expect(await textOf(page, 'read-total')).toMatch(/ [MG]iB in all$/);
   expect(await textOf(page, 'export-0-resident')).toMatch(/resident/);
   expect(await page.locator('.strip rect').count()).toBeGreaterThan(100);
   expect(await page.locator('#charts').isVisible()).toBe(false);
