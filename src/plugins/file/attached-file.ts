@@ -7,6 +7,7 @@ import type { AttachContext, Handle, Plugin, PluginInfo } from '../plugin.ts';
 import type { CacheEviction } from './cache-eviction.ts';
 import { HandleSet } from './handle-set.ts';
 import { ChunkMarks } from './kept-chunks.ts';
+import type { LargeFolios } from './large-folios.ts';
 import { RemoteDurability } from './remote-durability.ts';
 import { createSharedFile } from './shared-file.ts';
 import type { FileShare } from './thread-link.ts';
@@ -20,6 +21,7 @@ class AttachedFile implements Plugin {
   readonly info: PluginInfo;
   readonly #durability: RemoteDurability;
   readonly #eviction: CacheEviction | undefined;
+  readonly #largeFolios: LargeFolios | undefined;
   readonly #handles: HandleSet;
 
   constructor({ info, facts, chunkWords, words, channels }: FileShare, context: AttachContext) {
@@ -37,6 +39,7 @@ class AttachedFile implements Plugin {
       sweepOthers: () => durability.sweepOthers(),
     });
     this.#eviction = file.eviction;
+    this.#largeFolios = file.largeFolios;
     this.#handles = new HandleSet(file);
   }
 
@@ -49,6 +52,7 @@ class AttachedFile implements Plugin {
 
   async close(): Promise<void> {
     await this.#eviction?.drain();
+    await this.#largeFolios?.settled();
     this.#durability.close();
   }
 }

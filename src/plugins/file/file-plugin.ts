@@ -183,6 +183,8 @@ export class FilePlugin implements Plugin {
   async close(): Promise<void> {
     this.#isClosing = true;
     await Promise.allSettled(this.#counting);
+    // Nobody waits for what slow writes have begun, and a descriptor that is closed may soon be another file's.
+    await this.#shared.largeFolios?.settled();
     try {
       await this.settle();
     } finally {

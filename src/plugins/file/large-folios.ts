@@ -95,6 +95,11 @@ export class LargeFolios {
     }
   }
 
+  /** Done when no call uses the descriptor any more; no write may follow. */
+  async settled(): Promise<void> {
+    await Promise.allSettled(this.#splitting.values());
+  }
+
   #isInTheWay(number: number): boolean {
     if (this.#chunks.has(number)) {
       return false;

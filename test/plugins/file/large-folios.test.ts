@@ -165,6 +165,17 @@ describe('writes that are slow again', () => {
     expect(log).toEqual(['write back', 'split']);
   });
 
+  test('are waited for before the descriptor may be closed', async () => {
+    await using files = await Files.create();
+    const { folios, log } = await splitOnce(files);
+    folios.observe(0, 4096, SLOW_MS, 1);
+    folios.observe(0, 4096, SLOW_MS, 2);
+    expect(log).toEqual(['write back']);
+    await folios.settled();
+    expect(log).toEqual(['write back', 'split']);
+    expect(folios.areInTheWay(0, 4096)).toBe(false);
+  });
+
   test('longer writes tell nothing', async () => {
     await using files = await Files.create();
     const { folios, log } = await splitOnce(files);
