@@ -219,9 +219,14 @@ describe('a system call that fails', () => {
         const errno = /error=(\w+)/.exec(fault.injection)?.[1];
         const lines = server.log.filter(({ level, errno: logged }) => level === 50 && logged === errno);
         expect(lines.length, server.stderr).toBeGreaterThan(0);
-        expect(new Set(lines.map(({ offset, length }) => `${offset} ${length}`)).size, server.stderr).toBe(
-          lines.length,
-        );
+        // A window can fail twice: when it is started and when it is waited for.
+        const linesMax = fault.injection.startsWith('sync_file_range') ? 2 : 1;
+        const lineCounts = new Map<string, number>();
+        for (const { offset, length } of lines) {
+          const range = `${offset} ${length}`;
+          lineCounts.set(range, (lineCounts.get(range) ?? 0) + 1);
+        }
+        expect(Math.max(...lineCounts.values()), server.stderr).toBeLessThanOrEqual(linesMax);
       },
     );
   });
