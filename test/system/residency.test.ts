@@ -30,7 +30,8 @@ const DISK_READS_MAX = 1.05;
 /** What a FLUSH or a second without requests has not swept after this time stays for ever. */
 const SWEEP_DEADLINE = 10_000;
 
-const SIZE = 256 * MiB;
+/** Twice what may be resident at the peak of a read. */
+const SIZE = 128 * MiB;
 /** Enough to leave something behind, for the runs in which nothing else is looked at. */
 const BRIEF_SIZE = 4 * MiB;
 const PAGE = 4096;
