@@ -90,14 +90,14 @@ function warn(message: string): void {
   process.stderr.write(`${message}\n`);
 }
 
-/** Random bytes, the same in each of the files; no holes, nothing to compress. */
-async function fill(paths: readonly string[], size: number): Promise<void> {
-  const files = paths.map((path) => createWriteStream(path));
+/** Random bytes: no holes, nothing to compress. */
+async function fill(path: string, size: number): Promise<void> {
+  const file = createWriteStream(path);
   for (let written = 0; written < size; written += 4 * MIB) {
     const block = randomFillSync(Buffer.alloc(Math.min(4 * MIB, size - written)));
-    await Promise.all(files.map((file) => new Promise((done) => file.write(block, done))));
+    await new Promise((done) => file.write(block, done));
   }
-  await Promise.all(files.map((file) => once(file.end(), 'close')));
+  await once(file.end(), 'close');
 }
 
 async function helpOf(main: string, command: string): Promise<string> {
@@ -149,9 +149,9 @@ async function bench(options: Options, signal: AbortSignal): Promise<number> {
   const seconds = (options.milliseconds ?? (options.quick ? 300 : 1000)) / 1000;
   const conditions = {
     ...{ repeats, seconds, size, signal, folder: folder.path, progress: warn },
-    ...{ image: folder.file('image'), source: folder.file('source'), certificates: folder.file('pki') },
+    ...{ source: folder.file('source'), certificates: folder.file('pki') },
   };
-  await fill([conditions.image, conditions.source], size);
+  await fill(conditions.source, size);
   if (matrices.some(({ transport }) => transport === 'tls')) {
     await run([process.execPath, options.program, 'tls-init', conditions.certificates]);
   }

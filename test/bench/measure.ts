@@ -1,6 +1,9 @@
 /** Runs the cells of a matrix: all its servers run side by side, and take turns within each repeat of each cell. */
 import { createReadStream } from 'node:fs';
+import { rm } from 'node:fs/promises';
+import { join } from 'node:path';
 import { Cleanup } from '../support/cleanup.ts';
+import { run } from '../support/command.ts';
 import { PageCacheProbe } from '../support/page-cache.ts';
 import { type Load, runClient } from './clients.ts';
 import { cpuSeconds } from './cpu-time.ts';
@@ -38,12 +41,11 @@ export interface Conditions {
   readonly repeats: number;
   /** Of one run of a cell that is not bounded by bytes. */
   readonly seconds: number;
-  /** What is served from, and a copy of it at the start, to copy from. */
-  readonly image: string;
+  /** What images are copies of at the start, and what exports in memory are filled with. */
   readonly source: string;
   readonly size: number;
   readonly certificates: string;
-  /** For sockets and the like. */
+  /** For images, sockets and the like. */
   readonly folder: string;
   readonly signal: AbortSignal;
   readonly progress: (message: string) => void;
@@ -59,51 +61,100 @@ export async function measureMatrix(
   conditions: Conditions,
 ): Promise<MatrixResult> {
   const { cells, ...about } = matrix;
-  const setup: Setup = { ...about, ...conditions };
   await using cleanup = new Cleanup();
-  const probe = cleanup.use(await PageCacheProbe.open(conditions.image));
-  await warm(setup, probe);
-  const servers: Contestant[] = [];
-  for (const peer of peers) {
-    conditions.signal.throwIfAborted();
-    const running = await RunningPeer.start(peer, setup, conditions.folder);
-    if (running !== undefined) {
-      cleanup.use(running);
-      await assertServes(peer, running.uri, setup);
-      servers.push({ peer, running });
+  const setups: Setup[] = [];
+  for (const index of peers.keys()) {
+    const setup = { ...about, ...conditions, image: conditions.source };
+    if (about.target === 'file') {
+      setup.image = join(conditions.folder, `image-${index}`);
+      cleanup.defer(() => rm(setup.image, { force: true }));
+      await run(['cp', '--reflink=never', conditions.source, setup.image]);
     }
+    setups.push(setup);
   }
   const results: CellResult[] = [];
+  let stage = cleanup.use(await Stage.open(peers, setups, conditions));
+  let isWritten = false;
   for (const cell of cells) {
     conditions.progress(`${matrix.name}/${cell.name}`);
-    results.push({
-      cell,
-      contests: await measureCell(
-        cell,
-        servers.filter(({ peer }) => peer.onlyIn?.test(cell.name) ?? true),
-        { setup, probe, conditions },
-      ),
-    });
+    if (isWritten && isInPageCache(about)) {
+      await stage[Symbol.asyncDispose]();
+      stage = cleanup.use(await Stage.open(peers, setups, conditions));
+    }
+    isWritten = cell.pattern !== 'read';
+    const servers = stage.contestants.filter(({ peer }) => peer.onlyIn?.test(cell.name) ?? true);
+    results.push({ cell, contests: await measureCell(cell, servers, conditions) });
   }
   return { matrix: about, cells: results };
 }
 
 interface Contestant {
   readonly peer: Peer;
+  readonly setup: Setup;
+  readonly probe: PageCacheProbe;
   readonly running: RunningPeer;
 }
 
-interface Context {
-  readonly setup: Setup;
-  readonly probe: PageCacheProbe;
-  readonly conditions: Conditions;
+/** The servers of a comparison, side by side, each with an image of its own. Disposing of it ends them. */
+class Stage implements AsyncDisposable {
+  readonly contestants: Contestant[] = [];
+  readonly #cleanup = new Cleanup();
+
+  /** Images that are served from the page cache are read into it anew: what others have written shows in their speed. */
+  static async open(
+    peers: readonly Peer[],
+    setups: readonly Setup[],
+    conditions: Conditions,
+  ): Promise<Stage> {
+    const stage = new Stage();
+    try {
+      for (const [index, peer] of peers.entries()) {
+        const setup = setups[index];
+        if (setup !== undefined) {
+          conditions.signal.throwIfAborted();
+          await stage.#start(peer, setup, conditions);
+        }
+      }
+    } catch (error) {
+      await stage[Symbol.asyncDispose]();
+      throw error;
+    }
+    return stage;
+  }
+
+  async #start(peer: Peer, setup: Setup, { folder }: Conditions): Promise<void> {
+    const probe = this.#cleanup.use(await PageCacheProbe.open(setup.image));
+    if (isInPageCache(setup) && peer.keepsNothing !== true) {
+      await probe.evict();
+      await warm(setup, probe);
+    }
+    const running = await RunningPeer.start(peer, setup, folder);
+    if (running !== undefined) {
+      this.#cleanup.use(running);
+      await assertServes(peer, running.uri, setup);
+      this.contestants.push({ peer, setup, probe, running });
+    }
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.#cleanup[Symbol.asyncDispose]();
+  }
 }
 
-async function measureCell(cell: Cell, servers: readonly Contestant[], context: Context): Promise<Contest[]> {
+function isInPageCache({ target, cache }: Pick<Setup, 'target' | 'cache'>): boolean {
+  return target === 'file' && cache === 'default';
+}
+
+async function measureCell(
+  cell: Cell,
+  servers: readonly Contestant[],
+  conditions: Conditions,
+): Promise<Contest[]> {
   const runs = new Map<string, Run[]>(servers.map(({ peer }) => [peer.name, []]));
   const failures = new Map<string, string>();
-  for (let repeat = 0; repeat < context.conditions.repeats; repeat += 1) {
-    for (const { peer, running } of inTurn(servers, repeat)) {
+  for (let repeat = 0; repeat < conditions.repeats; repeat += 1) {
+    for (const contestant of inTurn(servers, repeat)) {
+      const { peer } = contestant;
       const { name } = peer;
       const own = peer.keepsNothing === true ? withoutBound(cell) : cell;
       if (failures.has(name)) {
@@ -111,11 +162,11 @@ async function measureCell(cell: Cell, servers: readonly Contestant[], context: 
       }
       try {
         if (repeat === 0 && own.client === 'fio' && peer.keepsNothing !== true) {
-          await measureOnce(warmUp(own), running, context, WARM_UP_SECONDS);
+          await measureOnce(warmUp(own), contestant, conditions, WARM_UP_SECONDS);
         }
-        runs.get(name)?.push(await measureOnce(own, running, context, context.conditions.seconds));
+        runs.get(name)?.push(await measureOnce(own, contestant, conditions, conditions.seconds));
       } catch (error) {
-        context.conditions.signal.throwIfAborted();
+        conditions.signal.throwIfAborted();
         failures.set(name, error instanceof Error ? error.message : String(error));
       }
     }
@@ -148,11 +199,10 @@ function warmUp(cell: FioCell): FioCell {
 
 async function measureOnce(
   cell: Cell,
-  server: RunningPeer,
-  { setup, probe, conditions }: Context,
+  { setup, probe, running: server }: Contestant,
+  { source, signal }: Conditions,
   seconds: number,
 ): Promise<Run> {
-  const { source, signal } = conditions;
   signal.throwIfAborted();
   if (setup.target === 'file' && setup.cache === 'none') {
     await probe.evict();
@@ -163,24 +213,20 @@ async function measureOnce(
   const after = await cpuSeconds(server.pid);
   const loopDelay = await server.stopLoopDelay();
   if (setup.target === 'file' && cell.pattern !== 'read') {
-    // The next one must not wait for the disk because of what this one has written, nor gain from the folios that
-    // its writes have left in place of the large ones of read-ahead: 4 KiB writes differ by a factor of ten.
-    await probe.evict();
-    await warm(setup, probe);
+    // The next one must not wait for the disk because of what this one has written.
+    await probe.sync();
   }
   return { ...load, cpuSeconds: after - before, ...(loopDelay && { loopDelay }) };
 }
 
-/** Brings the image into the page cache, for the cells that are about data in memory. */
-async function warm({ target, cache, image, size }: Setup, probe: PageCacheProbe): Promise<void> {
-  if (target === 'file' && cache === 'default') {
-    const bytes = createReadStream(image, { highWaterMark: 1024 * 1024 });
-    for await (const _ of bytes) {
-      // Only the reading counts.
-    }
-    const resident = await probe.residentBytes();
-    if (resident < 0.99 * size) {
-      throw new Error(`Only ${resident} of ${size} bytes of the image stay in the page cache`);
-    }
+/** Brings the image into the page cache. */
+async function warm({ image, size }: Setup, probe: PageCacheProbe): Promise<void> {
+  const bytes = createReadStream(image, { highWaterMark: 1024 * 1024 });
+  for await (const _ of bytes) {
+    // Only the reading counts.
+  }
+  const resident = await probe.residentBytes();
+  if (resident < 0.99 * size) {
+    throw new Error(`Only ${resident} of ${size} bytes of the image stay in the page cache`);
   }
 }

@@ -57,10 +57,7 @@ export function nbdServe(name: string, program = PROGRAM, options: readonly stri
           '--import',
           join(import.meta.dirname, 'loop-delay-preload.mjs'),
           program,
-          // All servers share the image, and take turns.
-          ...(setup.target === 'file'
-            ? ['file', image, '--cache', cache, '--no-lock']
-            : ['memory', `${setup.size}`]),
+          ...(setup.target === 'file' ? ['file', image, '--cache', cache] : ['memory', `${setup.size}`]),
           ...('socket' in address ? ['--unix', address.socket] : ['--port', `${address.port}`]),
           ...(setup.transport === 'tls'
             ? ['--tls', 'require', '--tls-certificates', setup.certificates]
