@@ -21,6 +21,7 @@
         "native/write_windows_binding.cc",
         "native/socket.cc",
         "native/socket_binding.cc",
+        "native/splice_pipe.cc",
         "native/stream_socket.cc",
         "native/stream_socket_binding.cc"
       ],

@@ -92,6 +92,13 @@ class Arguments {
     return copy;
   }
 
+  bool boolean(const char* name) {
+    const napi_value value = next();
+    bool is_true = false;
+    if (!refused_ && napi_get_value_bool(env_, value, &is_true) != napi_ok) refuse_type(name, "a boolean");
+    return is_true;
+  }
+
   napi_value function(const char* name) {
     const napi_value value = next();
     if (!refused_ && type_of(value) != napi_function) refuse_type(name, "a function");

@@ -12,6 +12,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
+
+#include "splice_pipe.h"
 
 namespace nbd_serve {
 
@@ -21,7 +24,8 @@ class StreamSocket {
  public:
   class Events {
    public:
-    // Bytes that were received, 0 at the end of the stream, or -errno. May stop, release or close the socket.
+    // Bytes that were received, 0 at the end of the stream, or -errno. May stop, release or close the socket, and do
+    // to it whatever else there is.
     virtual void on_received(int64_t result) = 0;
     // After watch_writable, once.
     virtual void on_writable() = 0;
@@ -47,6 +51,16 @@ class StreamSocket {
   // follows a payload is most likely the next header. Lasts until they are there, stop(), release() or close().
   void expect(uint8_t* data, size_t length);
   size_t expected() const { return expected_length_; }
+  // The next `length` bytes received go to the file, piece by piece, and nothing behind them anywhere in the same call.
+  // Each piece is told by on_received. Lasts until they are there, file_state() is negative, leave_file(), or as for
+  // expect(), which ends it, too. False: there is no pipe.
+  bool expect_in_file(SplicePipes* pipes, int file, int64_t offset, size_t length, bool must_be_inside);
+  // Ends that. Bytes that were received and neither written nor told, less than a page, go to `data`: how many.
+  size_t leave_file(uint8_t* data, size_t length);
+  // Of the last piece that went to a file: 0, -errno when it is not all there, or 1 when it had to wait.
+  int64_t file_state() const { return file_state_; }
+  // At most so many bytes at a time go to the buffer of start() from now on; 0: as many as it has room for.
+  void limit(size_t length) { limit_ = length; }
   // Bytes the kernel took, short where its buffer was full; -EAGAIN when it took none.
   int64_t send(const uint8_t* data, size_t length);
   // The header, then `length` bytes of a file straight from the page cache: bytes the kernel took of both together,
@@ -65,6 +79,8 @@ class StreamSocket {
 
   static void on_ready(uv_poll_t* handle, int status, int events);
   void receive();
+  void receive_in_file();
+  void end_file();
   int watch(int events);
 
   uv_poll_t poll_ = {};
@@ -74,6 +90,15 @@ class StreamSocket {
   size_t length_ = 0;
   uint8_t* expected_data_ = nullptr;
   size_t expected_length_ = 0;
+  SplicePipes* pipes_ = nullptr;
+  // Null: nothing goes to a file.
+  std::unique_ptr<SplicePipe> pipe_;
+  int file_ = -1;
+  int64_t file_offset_ = 0;
+  size_t file_length_ = 0;
+  bool must_be_inside_ = false;
+  int64_t file_state_ = 0;
+  size_t limit_ = 0;
   // UV_READABLE and UV_WRITABLE: what is waited for.
   int watched_ = 0;
 };

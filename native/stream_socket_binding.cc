@@ -74,6 +74,16 @@ class StreamLink final : public StreamSocket::Events, public Closable {
     stream_->expect(slice.data, slice.length);
   }
 
+  bool expect_in_file(int file, int64_t offset, size_t length, bool must_be_inside) {
+    forget_expected();
+    return stream_->expect_in_file(&environment_->splice_pipes(), file, offset, length, must_be_inside);
+  }
+
+  void expect_nothing() {
+    forget_expected();
+    stream_->expect(nullptr, 0);
+  }
+
   int release() {
     environment_->remove(this);
     StreamSocket* stream = stream_;
@@ -150,6 +160,11 @@ class StreamSocketBinding final : public Napi::ObjectWrap<StreamSocketBinding> {
                         InstanceMethod<&StreamSocketBinding::stop>("stop"),
                         InstanceMethod<&StreamSocketBinding::set_buffer>("set_buffer"),
                         InstanceMethod<&StreamSocketBinding::expect>("expect"),
+                        InstanceMethod<&StreamSocketBinding::expect_in_file>("expect_in_file"),
+                        InstanceMethod<&StreamSocketBinding::expect_nothing>("expect_nothing"),
+                        InstanceMethod<&StreamSocketBinding::leave_file>("leave_file"),
+                        InstanceMethod<&StreamSocketBinding::file_state>("file_state"),
+                        InstanceMethod<&StreamSocketBinding::limit>("limit"),
                         InstanceMethod<&StreamSocketBinding::send>("send"),
                         InstanceMethod<&StreamSocketBinding::send_file>("send_file"),
                         InstanceMethod<&StreamSocketBinding::watch_writable>("watch_writable"),
@@ -203,6 +218,38 @@ class StreamSocketBinding final : public Napi::ObjectWrap<StreamSocketBinding> {
     Arguments arguments(info);
     const Slice slice = arguments.slice("buffer", "start", "length");
     if (!arguments.refused() && is_open()) link_->expect(slice);
+  }
+
+  Napi::Value expect_in_file(const Napi::CallbackInfo& info) {
+    Arguments arguments(info);
+    const int file = arguments.descriptor("file");
+    const int64_t offset = arguments.offset("offset");
+    const int64_t length = arguments.length("length");
+    const bool must_be_inside = arguments.boolean("mustBeInside");
+    if (arguments.refused()) return Napi::Value();
+    const bool done = is_open() && link_->expect_in_file(file, offset, static_cast<size_t>(length), must_be_inside);
+    return Napi::Boolean::New(info.Env(), done);
+  }
+
+  void expect_nothing(const Napi::CallbackInfo&) {
+    if (is_open()) link_->expect_nothing();
+  }
+
+  Napi::Value leave_file(const Napi::CallbackInfo& info) {
+    Arguments arguments(info);
+    const Slice slice = arguments.slice("buffer", "start", "length");
+    if (arguments.refused()) return Napi::Value();
+    return to_number(info.Env(), is_open() ? static_cast<int64_t>(link_->stream()->leave_file(slice.data, slice.length)) : int64_t{0});
+  }
+
+  Napi::Value file_state(const Napi::CallbackInfo& info) {
+    return to_number(info.Env(), is_open() ? link_->stream()->file_state() : 0);
+  }
+
+  void limit(const Napi::CallbackInfo& info) {
+    Arguments arguments(info);
+    const int64_t length = arguments.length("length");
+    if (!arguments.refused() && is_open()) link_->stream()->limit(static_cast<size_t>(length));
   }
 
   Napi::Value send(const Napi::CallbackInfo& info) {

@@ -60,6 +60,24 @@ export interface StreamSocket {
    * where they usually go. The results of `received` count both. Forgotten at `stop`.
    */
   expect(buffer: Uint8Array, start: number, length: number): void;
+  /**
+   * The next `length` bytes received go to the file from `offset` on, in pieces that `received` tells; nothing behind them is
+   * received together with them. Forgotten when all are there, when `file_state` is negative, at `stop`, and by
+   * `leave_file` and `expect_nothing`. `mustBeInside`: what lies past the file's end is not written (native/splice_pipe.h). False: it
+   * cannot be done.
+   */
+  expect_in_file(file: number, offset: number, length: number, mustBeInside: boolean): boolean;
+  /**
+   * The rest of these bytes goes to no file. Those that were received and not told, of a page that is not whole, are put
+   * into `buffer` from `start` on: how many. `length`: how many there may be, those to come included.
+   */
+  leave_file(buffer: Uint8Array, start: number, length: number): number;
+  /** Forgets what was expected: bytes go where they usually go. */
+  expect_nothing(): void;
+  /** Of the last piece for a file: 0, 1 when its write had to wait, or -errno when it is not all there (-ENODATA: the end). */
+  file_state(): number;
+  /** At most so many bytes at a time go where they usually go; 0: as many as there is room for. */
+  limit(length: number): void;
   /** send(2) without waiting: bytes taken, fewer than `length` where the kernel is full, or -EAGAIN for none. */
   send(buffer: Uint8Array, start: number, length: number): number;
   /**

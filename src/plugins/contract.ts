@@ -41,6 +41,7 @@ class ContractHandle implements Handle {
   readonly readNow?: NonNullable<Handle['readNow']>;
   readonly residentFile?: NonNullable<Handle['residentFile']>;
   readonly writeNow?: NonNullable<Handle['writeNow']>;
+  readonly receiveWrite?: NonNullable<Handle['receiveWrite']>;
   readonly contextExtents?: NonNullable<Handle['contextExtents']>;
   readonly #inner: Handle;
   readonly #info: PluginInfo;
@@ -50,7 +51,7 @@ class ContractHandle implements Handle {
   constructor(inner: Handle, info: PluginInfo) {
     this.#inner = inner;
     this.#info = info;
-    const { readNow, residentFile, writeNow, contextExtents } = inner;
+    const { readNow, residentFile, writeNow, receiveWrite, contextExtents } = inner;
     if (readNow !== undefined) {
       this.readNow = (buffer, start, length, offset) => {
         this.#assertTransfer('readNow', buffer, start, length, offset);
@@ -69,6 +70,13 @@ class ContractHandle implements Handle {
         this.#assertTransfer('writeNow', buffer, start, length, offset);
         const result = writeNow.call(inner, buffer, start, length, offset);
         return typeof result === 'boolean' ? result : this.#watch('writeNow', Promise.resolve(result));
+      };
+    }
+    if (receiveWrite !== undefined) {
+      this.receiveWrite = (offset, length) => {
+        this.#assertCan('receiveWrite', !info.isReadOnly);
+        this.#assertRange('receiveWrite', offset, length);
+        return receiveWrite.call(inner, offset, length);
       };
     }
     if (contextExtents !== undefined) {

@@ -81,6 +81,19 @@ export interface AttachContext {
  */
 export type AttachPlugin = (data: unknown, context: AttachContext) => Plugin | Promise<Plugin>;
 
+/** A WRITE that goes to a file as its payload comes in. Whoever makes it may stop after any piece, and for good. */
+export interface IncomingWrite {
+  /** Where the pieces go, at the offsets of the export. It stays open until the handle's `close`. */
+  readonly fd: number;
+  /** The file may have been truncated: what lies past its end must not be written. */
+  readonly mustBeInside: boolean;
+  /**
+   * A piece was written, with an `outcome`: 0, 1 when that had to wait, or -errno when it is not all there (-ENODATA: it
+   * lies past the end). False: no more pieces. Throws a BackendError when the WRITE has failed.
+   */
+  wrote(outcome: number): boolean;
+}
+
 export interface Handle {
   /** Fills `buffer` from `start` on without waiting for anything: false when it cannot, and nothing counts. */
   readNow?(buffer: Uint8Array, start: number, length: number, offset: number): boolean;
@@ -96,6 +109,11 @@ export interface Handle {
    * false when it could not and nothing counts.
    */
   writeNow?(buffer: Uint8Array, start: number, length: number, offset: number): boolean | Promise<void>;
+  /**
+   * A WRITE whose payload is still to come, all of it, and may go to a file piece by piece without waiting for anything.
+   * Undefined when it cannot; then, and for what is left of it after a piece that was the last, `write` is called.
+   */
+  receiveWrite?(offset: number, length: number): IncomingWrite | undefined;
   /** `buffer` stays as it is until the promise is settled. `isFua`: durable before it is done. */
   write(
     buffer: Uint8Array,

@@ -75,6 +75,10 @@ export class Input {
   /** Moves up to `count` bytes into `target` at `start`: the number moved. */
   copyInto(target: Uint8Array, start: number, count: number): number {
     const taken = Math.min(count, this.available);
+    if (taken === 0) {
+      // `start` may be past the end of an empty target.
+      return 0;
+    }
     target.set(this.#bytes.subarray(this.#position, this.#position + taken), start);
     this.#position += taken;
     return taken;

@@ -175,6 +175,21 @@ export class Session {
     this.#transmitting().payloadReceived(count);
   }
 
+  /** At `payload`: all of it is still to come. */
+  get isPayloadUntouched(): boolean {
+    return this.#transmitting().isPayloadUntouched;
+  }
+
+  /** At `need-input`: what is still to come of the payload goes to `buffer`, to the same places from its start on. */
+  redirectPayload(buffer: Uint8Array): void {
+    this.#transmitting().redirectPayload(buffer);
+  }
+
+  /** Bytes of a request's header. */
+  get headerBytes(): number {
+    return this.#transmitting().headerBytes;
+  }
+
   #beginTransmission(): void {
     if (this.#transmission === undefined && this.negotiated !== undefined) {
       this.#transmission = new Transmission(this.#input, this.negotiated);

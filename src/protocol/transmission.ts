@@ -44,8 +44,10 @@ export class Transmission {
   payload: Uint8Array = new Uint8Array(0);
   payloadStart = 0;
 
+  /** Of a request. */
+  readonly headerBytes: number;
+
   readonly #input: Input;
-  readonly #headerBytes: number;
   readonly #magic: number;
   readonly #decode: typeof decodeRequest;
   readonly #context: RequestContext;
@@ -62,7 +64,7 @@ export class Transmission {
     const { info, replyForm, metaContexts } = negotiated;
     const isExtended = replyForm === 'extended';
     this.#input = input;
-    this.#headerBytes = isExtended ? EXTENDED_REQUEST_HEADER_BYTES : REQUEST_HEADER_BYTES;
+    this.headerBytes = isExtended ? EXTENDED_REQUEST_HEADER_BYTES : REQUEST_HEADER_BYTES;
     this.#magic = isExtended ? NBD_EXTENDED_REQUEST_MAGIC : NBD_REQUEST_MAGIC;
     this.#decode = isExtended ? decodeExtendedRequest : decodeRequest;
     this.#context = {
@@ -91,6 +93,11 @@ export class Transmission {
     return this.payload === this.#input.bytes;
   }
 
+  /** At `payload`: nothing of it was received together with its header. */
+  get isPayloadUntouched(): boolean {
+    return this.#input.available === 0;
+  }
+
   /** Bytes of the payload that are still to come, after `providePayload`. */
   get payloadMissing(): number {
     return this.#state === 'payload' ? this.request.payloadLength - this.#payloadDone : 0;
@@ -116,11 +123,17 @@ export class Transmission {
     this.#state = 'payload';
   }
 
+  /** What is still to come of the payload goes to another buffer, to the same places in it. */
+  redirectPayload(buffer: Uint8Array): void {
+    this.payload = buffer;
+    this.payloadStart = 0;
+  }
+
   /** One transition; undefined to go on. */
   advance(): TransmissionStep | undefined {
     switch (this.#state) {
       case 'header':
-        return this.#input.gather(this.#headerBytes) ? this.#beginRequest() : this.#awaitHeader();
+        return this.#input.gather(this.headerBytes) ? this.#beginRequest() : this.#awaitHeader();
       case 'payload-awaited':
         return 'payload';
       case 'payload':

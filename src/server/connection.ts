@@ -16,18 +16,13 @@ import type { BufferPool } from './buffer-pool.ts';
 import { ConnectionTally } from './connection-tally.ts';
 import type { Counters } from './counters.ts';
 import { Dispatch } from './dispatch.ts';
+import { IncomingPayload, receiveLimit } from './incoming-payload.ts';
 import { ConnectionBudget, type ProcessBudget } from './inflight-budget.ts';
 import { inflightBytes } from './inflight-bytes.ts';
 import { ReplyWriter } from './reply-writer.ts';
 import type { PayloadReceiver } from './stalled-payloads.ts';
 import type { TlsSetup } from './tls.ts';
 import { LINGER_MS, Transport } from './transport.ts';
-
-/**
- * The rest of a payload is received where it belongs from so many bytes on, without a copy in between. Below, the
- * copy is cheaper than setting that up.
- */
-const EXPECTED_BYTES_MIN = 16 * 1024;
 
 type RequestStep = 'payload' | 'request' | 'refused';
 
@@ -64,8 +59,8 @@ export class Connection implements PayloadReceiver {
   #unlisted: readonly ListedExport[] | undefined;
   /** A step that waits for room in the budget. */
   #heldStep: RequestStep | undefined;
-  /** The buffer of a WRITE that is still coming in; it is charged to the budget. */
-  #payload: Uint8Array | undefined;
+  /** Of a WRITE that is still coming in; it is charged to the budget. */
+  #payload: IncomingPayload | undefined;
   /** One side has said goodbye: the socket ends when nothing is in flight. */
   #isEnding = false;
   /** Within `#pump`, which goes round again when it is woken meanwhile. */
@@ -144,7 +139,7 @@ export class Connection implements PayloadReceiver {
     }
     this.receivedBytes += length + expected;
     if (expected > 0) {
-      this.#session.payloadReceived(expected);
+      this.#payload?.received(expected, this.#session, this.#transport);
     }
     this.#session.receive(bytes, length);
     return this.#pump();
@@ -162,9 +157,8 @@ export class Connection implements PayloadReceiver {
       this.#writer.endBatch();
     } while (this.#isWoken);
     this.#isPumping = false;
-    if (needsInput && this.#session.payloadMissing >= EXPECTED_BYTES_MIN) {
-      const { payload, payloadPosition, payloadMissing } = this.#session;
-      this.#transport.expect(payload, payloadPosition, payloadMissing);
+    if (needsInput) {
+      this.#payload?.expect(this.#session, this.#transport);
     }
     return needsInput;
   }
@@ -236,15 +230,16 @@ export class Connection implements PayloadReceiver {
       return false;
     }
     if (step === 'payload') {
-      this.#payload = this.#context.pool.acquire(request.length);
-      this.#session.providePayload(this.#payload, 0);
+      this.#payload = new IncomingPayload(this.#session, this.#handle, this.#transport, this.#context.pool);
       this.#context.budget.payloads.begin(this);
     } else if (step === 'request') {
-      if (this.#payload !== undefined) {
+      const payload = this.#payload;
+      if (payload !== undefined) {
         this.#context.budget.payloads.end(this);
         this.#payload = undefined;
       }
-      this.#dispatch?.execute(this.#session);
+      this.#transport.limit(receiveLimit(this.#session));
+      this.#dispatch?.execute(this.#session, payload);
     } else {
       this.#dispatch?.refuse(request, this.#session.refusal);
     }
@@ -341,6 +336,9 @@ export class Connection implements PayloadReceiver {
       return;
     }
     this.#isEnded = true;
+    if (this.#payload !== undefined) {
+      this.#transport.expectNothing();
+    }
     // Read on: to close with unread input is a reset, which replies could be lost in.
     if (this.#isShuttingDown) {
       this.#transport.endAndClose();
@@ -364,10 +362,10 @@ export class Connection implements PayloadReceiver {
     this.#writer.close();
     this.#budget.close();
     if (this.#payload !== undefined) {
-      // A WRITE whose payload never came in whole: nothing of it was executed.
-      const { length } = this.#session.request;
+      // A WRITE whose payload never came in whole, and that nobody will answer: nothing of it was executed, or a part.
+      const { length } = this.#payload;
       this.#context.budget.payloads.end(this);
-      this.#context.pool.release(this.#payload);
+      this.#payload.release();
       this.#payload = undefined;
       this.#budget.give(length, 1);
     }

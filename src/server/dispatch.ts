@@ -37,6 +37,7 @@ import { BlockStatus } from './block-status.ts';
 import type { BufferPool } from './buffer-pool.ts';
 import type { ConnectionTally } from './connection-tally.ts';
 import { FileReads } from './file-reads.ts';
+import type { IncomingPayload } from './incoming-payload.ts';
 import { inflightBytes } from './inflight-bytes.ts';
 import type { ReplyWriter } from './reply-writer.ts';
 import { CHUNK_ALIGNMENT_BYTES, SparseReads } from './sparse-reads.ts';
@@ -81,8 +82,8 @@ export class Dispatch {
     }
   }
 
-  /** Executes the session's request, which is legal and charged to the budget. */
-  execute(session: Session): void {
+  /** Executes the session's request, which is legal and charged to the budget. `incoming`: how its payload came. */
+  execute(session: Session, incoming?: IncomingPayload): void {
     const { request } = session;
     const { type, offset, length } = request;
     const isFua = (request.flags & NBD_CMD_FLAG_FUA) !== 0;
@@ -92,7 +93,7 @@ export class Dispatch {
         case NBD_CMD_READ:
           return this.#read(request);
         case NBD_CMD_WRITE:
-          return this.#write(session, isFua);
+          return this.#write(session, isFua, incoming);
         case NBD_CMD_FLUSH:
           return this.#answer(this.#handle.flush(), request);
         case NBD_CMD_TRIM:
@@ -260,7 +261,10 @@ export class Dispatch {
     }
   }
 
-  #write(session: Session, isFua: boolean): void {
+  #write(session: Session, isFua: boolean, incoming: IncomingPayload | undefined): void {
+    if (incoming?.isForFile === true) {
+      return this.#answer(incoming.finish(session.request, this.#handle, isFua), session.request);
+    }
     const { request, payload, payloadStart } = session;
     const { offset, length } = request;
     const isBorrowed = session.isPayloadBorrowed;

@@ -17,7 +17,7 @@ import type { Handle } from '../plugins/plugin.ts';
 import { dataHeaderBytes, putDataHeader, type ReplyForm } from '../protocol/reply.ts';
 import type { Request } from '../protocol/request.ts';
 import type { BufferPool } from './buffer-pool.ts';
-import type { FilePart } from './plain-socket.ts';
+import type { FilePart } from './file-part.ts';
 import type { ReplyWriter } from './reply-writer.ts';
 
 /** Shortest READ that is sent so: below it asking what is resident costs more than the copy. */

@@ -6,6 +6,8 @@
 import { HANDSHAKE_RECEIVE_BUFFER_BYTES, RECEIVE_BUFFER_BYTES } from '../limits.ts';
 import { native, type StreamSocket } from '../native/binding.ts';
 import { EAGAIN, ECONNRESET, EPIPE, ETIMEDOUT, errnoName, errnoOf } from '../native/errno.ts';
+import type { IncomingWrite } from '../plugins/plugin.ts';
+import type { FilePart } from './file-part.ts';
 
 /** What sendfile(2) tells of the socket; anything else but EAGAIN is the file's. */
 const SOCKET_ERRORS: ReadonlySet<number> = new Set([EPIPE, ECONNRESET, ETIMEDOUT]);
@@ -22,26 +24,6 @@ export interface PlainSocketEvents {
   failed(errno: string): void;
   /** The socket is gone, for whatever reason. Called once, later than whatever caused it. */
   closed(): void;
-}
-
-/** A part of a file that is sent from the page cache. */
-export interface FilePart {
-  readonly fd: number;
-  readonly offset: number;
-  /** Bytes, above zero. */
-  readonly length: number;
-  /** Whether all of the part from `position` on can be sent without waiting for a disk. */
-  isResident(position: number): boolean;
-  /** The bytes from `position` on, if it is as well to have them copied now. */
-  copyRest(position: number): Uint8Array | undefined;
-  /**
-   * The bytes from `position` on; rejects when nothing can be sent in their place. Then the connection ends, unless nothing
-   * of the header is gone: then `failed` is called in place of `sent`.
-   */
-  readRest(position: number): Promise<Uint8Array>;
-  failed(error: unknown): void;
-  /** The kernel has all of it, or the socket is gone. */
-  sent(): void;
 }
 
 const NO_BUFFER = new Uint8Array(0);
@@ -71,6 +53,7 @@ export class PlainSocket {
   readonly #drained: (() => void)[] = [];
   /** Bytes that the addon puts where `expect` has told. */
   #expectedBytes = 0;
+  #limit = 0;
   #hasEnded = false;
   #isEnding = false;
   #isDestroyed = false;
@@ -171,6 +154,42 @@ export class PlainSocket {
     if (this.#expectedBytes === 0) {
       this.#expectedBytes = length;
       this.#stream.expect(buffer, start, length);
+    }
+  }
+
+  /** As `expect`, but they go to the file that the write is for, piece by piece, each of which is told by `received`. */
+  expectInFile({ fd, mustBeInside }: IncomingWrite, offset: number, length: number): boolean {
+    if (this.#expectedBytes === 0) {
+      if (!this.#stream.expect_in_file(fd, offset, length, mustBeInside)) {
+        return false;
+      }
+      this.#expectedBytes = length;
+    }
+    return true;
+  }
+
+  /** The rest goes to no file: bytes of it that are put into `buffer` from `start` on, where `length` are to go. */
+  leaveFile(buffer: Uint8Array, start: number, length: number): number {
+    this.#expectedBytes = 0;
+    return this.#stream.leave_file(buffer, start, length);
+  }
+
+  /** What is still expected goes where all else goes. */
+  expectNothing(): void {
+    this.#expectedBytes = 0;
+    this.#stream.expect_nothing();
+  }
+
+  /** Of the last piece that went to a file: see IncomingWrite.wrote. */
+  get fileOutcome(): number {
+    return this.#stream.file_state();
+  }
+
+  /** At most so many bytes at a time are received where they usually go; 0: as many as possible. */
+  limit(length: number): void {
+    if (length !== this.#limit) {
+      this.#limit = length;
+      this.#stream.limit(length);
     }
   }
 

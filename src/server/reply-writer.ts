@@ -4,7 +4,7 @@
  * batch); later ones gather in one buffer and leave together. Large replies bring their own buffer.
  */
 import type { BufferPool } from './buffer-pool.ts';
-import type { FilePart } from './plain-socket.ts';
+import type { FilePart } from './file-part.ts';
 
 /** Gathered bytes that make a write worth its system call. */
 const GATHER_BYTES = 128 * 1024;

@@ -9,7 +9,9 @@ import { Socket } from 'node:net';
 import type { TLSSocket } from 'node:tls';
 import type { Logger } from '../log.ts';
 import { native } from '../native/binding.ts';
-import { type FilePart, PlainSocket } from './plain-socket.ts';
+import type { IncomingWrite } from '../plugins/plugin.ts';
+import type { FilePart } from './file-part.ts';
+import { PlainSocket } from './plain-socket.ts';
 import { SecureWrites } from './secure-writes.ts';
 import type { TlsAcceptor } from './tls-acceptor.ts';
 
@@ -108,6 +110,32 @@ export class Transport {
     if (this.#socket === undefined) {
       this.#plain.expect(buffer, start, length);
     }
+  }
+
+  /** What a client sends can go to a file without a copy of ours: not with TLS. */
+  get canReceiveInFile(): boolean {
+    return this.canSendFiles;
+  }
+
+  /** See PlainSocket, all of these. Not with TLS. */
+  expectInFile(write: IncomingWrite, offset: number, length: number): boolean {
+    return this.#plain.expectInFile(write, offset, length);
+  }
+
+  leaveFile(buffer: Uint8Array, start: number, length: number): number {
+    return this.#plain.leaveFile(buffer, start, length);
+  }
+
+  expectNothing(): void {
+    this.#plain.expectNothing();
+  }
+
+  get fileOutcome(): number {
+    return this.#plain.fileOutcome;
+  }
+
+  limit(length: number): void {
+    this.#plain.limit(length);
   }
 
   /** Sends what was written and says goodbye (in TLS: close_notify). Reading goes on. */

@@ -15,21 +15,21 @@ import { BackendError } from '../backend-error.ts';
 const LOOK_INTERVAL_MS = 0.1;
 
 export class FileBounds {
+  /** False for block devices, where the kernel refuses what lies past the end. */
+  readonly canShrink: boolean;
   readonly #fd: number;
   readonly #size: number;
-  readonly #canShrink: boolean;
   #lookedAt = 0;
 
-  /** `canShrink`: false for block devices, where the kernel refuses what lies past the end. */
   constructor(fd: number, size: number, canShrink: boolean) {
     this.#fd = fd;
     this.#size = size;
-    this.#canShrink = canShrink;
+    this.canShrink = canShrink;
   }
 
   /** Bytes of the export that are in the file now. */
   present(): number {
-    if (!this.#canShrink) {
+    if (!this.canShrink) {
       return this.#size;
     }
     const size = native.file_size(this.#fd);
@@ -39,7 +39,7 @@ export class FileBounds {
 
   /** Throws EIO when a part of the range is gone. */
   assertPresent(operation: string, offset: number, length: number): void {
-    if (this.#canShrink && offset + length > this.present()) {
+    if (this.canShrink && offset + length > this.present()) {
       throw truncated(operation, offset, length);
     }
   }
@@ -47,7 +47,7 @@ export class FileBounds {
   /** Writes in the pool, where it may wait for its turn: `length`, or -errno to be shown to `assertNotTruncated`. */
   write(buffer: Uint8Array, start: number, length: number, offset: number): Promise<number> {
     return call((done) => {
-      if (this.#canShrink) {
+      if (this.canShrink) {
         native.pwrite_inside_async(this.#fd, buffer, start, length, offset, done);
       } else {
         native.pwrite_async(this.#fd, buffer, start, length, offset, 0, done);
@@ -71,7 +71,8 @@ export class FileBounds {
   }
 }
 
-function truncated(operation: string, offset: number, length: number): BackendError {
+/** The error of an operation on a range whose end is gone. */
+export function truncated(operation: string, offset: number, length: number): BackendError {
   const what = `${operation} of ${length} bytes at ${offset} is past the end of the file, which was truncated`;
   return new BackendError(EIO, operation, offset, length, what);
 }

@@ -8,8 +8,9 @@ import { RWF_NOWAIT } from '../../native/constants.ts';
 import { EINVAL, EIO, ENOSYS, EOPNOTSUPP, errnoOf } from '../../native/errno.ts';
 import type { StatusExtent } from '../../protocol/reply.ts';
 import { BackendError } from '../backend-error.ts';
-import type { Extent, Handle, ZeroOptions } from '../plugin.ts';
+import type { Extent, Handle, IncomingWrite, ZeroOptions } from '../plugin.ts';
 import { CHUNK_BYTES } from './chunks.ts';
+import { FileIncomingWrite } from './incoming-write.ts';
 import { ReadAhead } from './read-ahead.ts';
 import { findResident, RESIDENT_CONTEXT } from './residency.ts';
 import type { SharedFile } from './shared-file.ts';
@@ -35,6 +36,9 @@ const CLIENT_AHEAD_BYTES = CHUNK_BYTES;
  * 118 us of server time instead of 152, and 8.4 k/s instead of 7.3 (2 cores, 2026-11); 1 MiB was as fast either way.
  */
 const WRITE_NOW_BYTES_MAX = 256 * 1024;
+
+/** Shortest write whose payload goes from the socket to the file. */
+const RECEIVED_WRITE_BYTES_MIN = 64 * 1024;
 
 /**
  * A buffered write on ext4 can wait for the disk (throttled write-back, a partial page to read) and has no
@@ -147,6 +151,21 @@ export class FileHandle implements Handle {
     const windowFull = this.#wrote(offset, length);
     this.#assertWritten(result, offset, length);
     return windowFull ?? true;
+  }
+
+  receiveWrite(offset: number, length: number): IncomingWrite | undefined {
+    const file = this.#file;
+    if (
+      length < RECEIVED_WRITE_BYTES_MIN ||
+      performance.now() < this.#poolWritesUntil ||
+      file.writeBack !== undefined ||
+      file.largeFolios?.areInTheWay(offset, length) === true
+    ) {
+      return undefined;
+    }
+    return new FileIncomingWrite(file, offset, length, () => {
+      this.#poolWritesUntil = performance.now() + SLOW_WRITE_PAUSE_MS;
+    });
   }
 
   async write(

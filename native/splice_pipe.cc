@@ -1,0 +1,156 @@
+#include "splice_pipe.h"
+
+#include <errno.h>
+
+#ifdef __linux__
+#include <fcntl.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+#endif
+
+#include <algorithm>
+#include <utility>
+
+#include "file_io.h"
+
+namespace nbd_serve {
+
+#ifdef __linux__
+
+namespace {
+
+// A slot for each page of 4 KiB: more than a Unix socket has at a time.
+constexpr int kPipeBytes = 512 * 1024;
+
+uint64_t now() {
+  struct timespec time = {};
+  (void)::clock_gettime(CLOCK_MONOTONIC, &time);
+  return static_cast<uint64_t>(time.tv_sec) * 1000000000u + static_cast<uint64_t>(time.tv_nsec);
+}
+
+// A thread that was merely preempted has not waited.
+long waits() {
+  struct rusage usage = {};
+  (void)::getrusage(RUSAGE_THREAD, &usage);
+  return usage.ru_nvcsw;
+}
+
+// Of `length` bytes at `offset`: those up to the end of the last whole page.
+size_t whole_pages(int64_t offset, size_t length) {
+  static const size_t page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+  const size_t past = static_cast<size_t>(offset + static_cast<int64_t>(length)) % page;
+  return past >= length ? 0 : length - past;
+}
+
+}  // namespace
+
+SplicePipe::~SplicePipe() {
+  if (read_end_ >= 0) (void)::close(read_end_);
+  if (write_end_ >= 0) (void)::close(write_end_);
+}
+
+int SplicePipe::open() {
+  int ends[2] = {-1, -1};
+  if (::pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0) return -errno;
+  read_end_ = ends[0];
+  write_end_ = ends[1];
+  // Where the user has no pages left for it (fs.pipe-user-pages-soft), more calls do as well.
+  (void)::fcntl(write_end_, F_SETPIPE_SZ, kPipeBytes);
+  return 0;
+}
+
+SplicePipe::Moved SplicePipe::move(int socket, int file, int64_t offset, size_t length, size_t range_length,
+                                   bool must_be_inside) {
+  Moved moved;
+  do {
+    moved.taken = ::splice(socket, nullptr, write_end_, nullptr, length, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+  } while (moved.taken < 0 && errno == EINTR);
+  if (moved.taken <= 0) {
+    if (moved.taken < 0) moved.taken = -errno;
+    return moved;
+  }
+  held_ += static_cast<size_t>(moved.taken);
+  const size_t writable = held_ == range_length ? held_ : whole_pages(offset, held_);
+  if (writable == 0) return moved;
+  if (must_be_inside) {
+    // A failing look is no reason to refuse what may well work.
+    const int64_t present = file_io::size(file);
+    if (present >= 0 && offset + static_cast<int64_t>(writable) > present) moved.error = -ENODATA;
+  }
+  if (moved.error == 0) write(file, offset, writable, &moved);
+  if (moved.error != 0) {
+    // The WRITE has failed, whatever comes of the rest.
+    moved.written = held_;
+    discard();
+  }
+  return moved;
+}
+
+void SplicePipe::write(int file, int64_t offset, size_t length, Moved* moved) {
+  const uint64_t begin = now();
+  const long waits_before = waits();
+  loff_t position = offset;
+  while (moved->written < length && moved->error == 0) {
+    const ssize_t count = ::splice(read_end_, nullptr, file, &position, length - moved->written, SPLICE_F_MOVE);
+    if (count > 0) {
+      moved->written += static_cast<size_t>(count);
+    } else if (count == 0) {
+      // The pipe has bytes, and a file takes some of them or says why not.
+      moved->error = -EIO;
+    } else if (errno != EINTR) {
+      moved->error = -errno;
+    }
+  }
+  held_ -= moved->written;
+  moved->is_slow = now() - begin > kSlowNanoseconds && waits() != waits_before;
+}
+
+void SplicePipe::take(uint8_t* data, size_t length) {
+  size_t taken = 0;
+  while (taken < length) {
+    const ssize_t count = ::read(read_end_, data + taken, length - taken);
+    if (count < 0 && errno == EINTR) continue;
+    // Those bytes are in the pipe.
+    if (count <= 0) break;
+    taken += static_cast<size_t>(count);
+  }
+  held_ -= taken;
+}
+
+void SplicePipe::discard() {
+  uint8_t nowhere[4096];
+  while (held_ > 0) {
+    const ssize_t count = ::read(read_end_, nowhere, std::min(held_, sizeof nowhere));
+    if (count < 0 && errno == EINTR) continue;
+    if (count <= 0) return;
+    held_ -= static_cast<size_t>(count);
+  }
+}
+
+#else
+
+SplicePipe::~SplicePipe() = default;
+int SplicePipe::open() { return -ENOSYS; }
+SplicePipe::Moved SplicePipe::move(int, int, int64_t, size_t, size_t, bool) { return {-ENOSYS, 0, 0, false}; }
+void SplicePipe::take(uint8_t*, size_t) {}
+
+#endif
+
+std::unique_ptr<SplicePipe> SplicePipes::acquire() {
+  std::unique_ptr<SplicePipe> pipe;
+  if (idle_.empty()) {
+    pipe = std::make_unique<SplicePipe>();
+    if (pipe->open() != 0) pipe.reset();
+  } else {
+    pipe = std::move(idle_.back());
+    idle_.pop_back();
+  }
+  return pipe;
+}
+
+void SplicePipes::release(std::unique_ptr<SplicePipe> pipe) {
+  if (pipe->held() == 0 && idle_.size() < kIdleMax) idle_.push_back(std::move(pipe));
+}
+
+}  // namespace nbd_serve

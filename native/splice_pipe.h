@@ -1,0 +1,72 @@
+// Bytes from a socket to a file without a copy of ours on the way (splice(2)): the pages that the client's bytes are in go
+// through a pipe, and are copied once, into the page cache. A C loop that takes WRITEs of 1 MiB off a Unix socket needs
+// 160 us each instead of 227, and with a client beside it on 2 cores takes 5.6 GB/s instead of 3.0 (of 256 KiB 4.2
+// instead of 1.8; ext4, Linux 6.18, 2026-11).
+//
+// The file is written in whole pages, but for the first and the last of a range: the kernel reads a page from the disk of
+// which only a part is written. What is left of a page waits in the pipe. Knows nothing of JavaScript.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+namespace nbd_serve {
+
+class SplicePipe {
+ public:
+  // What came of one move.
+  struct Moved {
+    // Bytes taken off the socket, 0 at the end of the stream, -EAGAIN for none now, or the socket's -errno.
+    int64_t taken = 0;
+    // Bytes that have left the pipe for the file; with an error all that were in it.
+    size_t written = 0;
+    // 0, or -errno when they are not all in the file: some may be. -ENODATA: they lie past its end.
+    int64_t error = 0;
+    // The write has waited for something other than the processor, for more than kSlowNanoseconds.
+    bool is_slow = false;
+  };
+
+  static constexpr uint64_t kSlowNanoseconds = 1000 * 1000;
+
+  SplicePipe() = default;
+  SplicePipe(const SplicePipe&) = delete;
+  SplicePipe& operator=(const SplicePipe&) = delete;
+  ~SplicePipe();
+
+  // 0 or -errno; once.
+  int open();
+  // Up to `length` bytes from the socket, and those that wait here before them, to the file at `offset`. The socket is not
+  // waited for. `range_length`: bytes from `offset` to the end of the range, where no page has to be whole. `must_be_inside`:
+  // write nothing when the file ends before them.
+  Moved move(int socket, int file, int64_t offset, size_t length, size_t range_length, bool must_be_inside);
+  // Bytes that wait for the rest of their page.
+  size_t held() const { return held_; }
+  // The first `length` of these.
+  void take(uint8_t* data, size_t length);
+
+ private:
+  void write(int file, int64_t offset, size_t length, Moved* moved);
+  void discard();
+
+  int read_end_ = -1;
+  int write_end_ = -1;
+  size_t held_ = 0;
+};
+
+// Pipes that nobody uses, kept because to make one takes longer than to move 64 KiB. Of one event loop.
+class SplicePipes {
+ public:
+  // Null where there can be none.
+  std::unique_ptr<SplicePipe> acquire();
+  // Takes it back; one that is not empty is closed.
+  void release(std::unique_ptr<SplicePipe> pipe);
+
+ private:
+  static constexpr size_t kIdleMax = 16;
+
+  std::vector<std::unique_ptr<SplicePipe>> idle_;
+};
+
+}  // namespace nbd_serve
