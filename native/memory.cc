@@ -7,7 +7,14 @@
 #include <unistd.h>
 #endif
 
+#include <algorithm>
+#include <cstring>
+
 namespace nbd_serve::memory {
+
+void copy(uint8_t* target, size_t target_length, const uint8_t* source, size_t source_length) {
+  std::memmove(target, source, std::min(target_length, source_length));
+}
 
 #ifdef __linux__
 

@@ -13,9 +13,17 @@ Napi::Value discard_memory(const Napi::CallbackInfo& info) {
   return to_number(info.Env(), memory::discard(slice.data, slice.length));
 }
 
+void copy_memory(const Napi::CallbackInfo& info) {
+  Arguments arguments(info);
+  const Slice target = arguments.slice("target", "targetStart", "targetLength");
+  const Slice source = arguments.slice("source", "sourceStart", "sourceLength");
+  if (!arguments.refused()) memory::copy(target.data, target.length, source.data, source.length);
+}
+
 }  // namespace
 
 void export_memory(Napi::Env env, Napi::Object exports) {
+  exports.Set("copy_memory", Napi::Function::New<copy_memory>(env, "copy_memory"));
   exports.Set("discard_memory", Napi::Function::New<discard_memory>(env, "discard_memory"));
 }
 

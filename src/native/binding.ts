@@ -237,6 +237,19 @@ export interface Binding {
 
   // native/memory
   /**
+   * Copies as many bytes as both ranges have. With shared memory `set` copies in atomic steps of 8 bytes, or of one where the
+   * ranges are not aligned alike: 4 KiB take 1.2 us instead of 0.2, 64 KiB 19 instead of 4.4. Other threads that touch the
+   * same bytes meanwhile see, or leave behind, some of each.
+   */
+  copy_memory(
+    target: Uint8Array,
+    targetStart: number,
+    targetLength: number,
+    source: Uint8Array,
+    sourceStart: number,
+    sourceLength: number,
+  ): void;
+  /**
    * Gives whole pages of a SharedArrayBuffer's or ArrayBuffer's memory back to the system: they read as zeros
    * afterwards. 0; -EINVAL unless they begin and end on pages; -ENOSYS off Linux. On failure nothing has changed.
    */

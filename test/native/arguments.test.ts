@@ -40,6 +40,11 @@ const calls: [name: string, names: string[], values: unknown[]][] = [
   ['cachestat', ['fd', 'offset', 'length', 'counts', 'done'], [99999, 0, 0, counts, done]],
   ['split_folios', ['fd', 'offset', 'length', 'done'], [99999, 0, 4096, done]],
   ['mincore_resident', ['fd', 'offset', 'length', 'done'], [99999, 0, 0, done]],
+  [
+    'copy_memory',
+    ['target', 'targetStart', 'targetLength', 'source', 'sourceStart', 'sourceLength'],
+    [buffer, 0, 0, buffer, 16, 0],
+  ],
   ['discard_memory', ['buffer', 'start', 'length'], [buffer, 16, 0]],
   ['listen_unix', ['path', 'mode', 'backlog'], ['', 0o600, 1]],
   ['listen_tcp', ['address', 'port', 'backlog'], ['nowhere', 0, 1]],

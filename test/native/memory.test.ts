@@ -1,4 +1,4 @@
-/** Giving the memory of array buffers back to the system. */
+/** Copies between array buffers, and giving their memory back to the system. */
 import { expect, test } from 'vitest';
 import { native } from '../../src/native/binding.ts';
 import { EINVAL, MiB } from './support.ts';
@@ -8,6 +8,22 @@ function growable(length: number): Uint8Array {
   buffer.grow(length);
   return new Uint8Array(buffer, 0, length);
 }
+
+test('copies what fits, in both directions and over itself, and nothing beside it', () => {
+  const shared = growable(MiB);
+  const pattern = Buffer.from(Array.from({ length: 300 }, (_, index) => index % 251));
+  native.copy_memory(shared, 65_533, 300, pattern, 0, 300);
+  expect(Buffer.from(shared.subarray(65_532, 65_834))).toEqual(Buffer.from([0, ...pattern, 0]));
+  const back = new Uint8Array(302);
+  native.copy_memory(back, 1, 301, shared, 65_533, 300);
+  expect(Buffer.from(back)).toEqual(Buffer.from([0, ...pattern, 0]));
+  native.copy_memory(back, 0, 3, shared, 65_534, 300);
+  expect([...back.subarray(0, 4)]).toEqual([1, 2, 3, 2]);
+  native.copy_memory(shared, 65_535, 298, shared, 65_533, 298);
+  expect(Buffer.from(shared.subarray(65_535, 65_833))).toEqual(pattern.subarray(0, 298));
+  native.copy_memory(shared, 0, 0, pattern, 300, 0);
+  expect(() => native.copy_memory(shared, MiB - 1, 2, pattern, 0, 2)).toThrow(RangeError);
+});
 
 test('pages that are given back read as zeros, their neighbours stay', () => {
   const bytes = growable(MiB);
