@@ -51,6 +51,7 @@ export const THREAD_COUNT_MAX = 64;
 
 /** One, because a second one costs memory and helps only clients with several connections. */
 export const THREAD_COUNT_DEFAULT = 1;
+export const THREAD_COUNT_MEMORY_DEFAULT = 2;
 
 /** Bytes of payloads and replies in flight per connection; above it the server stops reading from it. */
 export const CONNECTION_INFLIGHT_BYTES_MAX = 64 * MIB;

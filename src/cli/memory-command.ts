@@ -1,6 +1,12 @@
 /** `nbd-serve memory <size>`. */
+import { availableParallelism } from 'node:os';
 import { Argument, Option } from '@commander-js/extra-typings';
-import { MEMORY_LIMIT_BYTES_MAX, MEMORY_LIMIT_BYTES_MIN, MEMORY_LIMIT_FRACTION } from '../limits.ts';
+import {
+  MEMORY_LIMIT_BYTES_MAX,
+  MEMORY_LIMIT_BYTES_MIN,
+  MEMORY_LIMIT_FRACTION,
+  THREAD_COUNT_MEMORY_DEFAULT,
+} from '../limits.ts';
 import { availableMemory } from '../plugins/memory/available-memory.ts';
 import { MemoryPlugin } from '../plugins/memory/memory-plugin.ts';
 import { formatSize } from '../units/size.ts';
@@ -11,7 +17,7 @@ import { servingCommand } from './serving-options.ts';
 
 /** `finish` gets the exit code. */
 export function memoryCommand(finish: (code: number) => void) {
-  return servingCommand('memory')
+  return servingCommand('memory', '2 where there are as many processors, 1 with --filter')
     .description('serve a RAM disk: empty at first, gone when the server ends')
     .addArgument(new Argument('<size>', 'bytes, or a number with K, M, G, T or P').argParser(sizeBetween(0)))
     .addOption(
@@ -20,14 +26,25 @@ export function memoryCommand(finish: (code: number) => void) {
         'memory that its contents may take; writes beyond it fail with ENOSPC (default: 80 % of what is available)',
       ).argParser(sizeBetween(MEMORY_LIMIT_BYTES_MIN, MEMORY_LIMIT_BYTES_MAX)),
     )
-    .action(async (size, options) => {
+    .action(async (size, options, command) => {
       const limit = options.memoryLimit ?? defaultLimit();
+      const isDefault = command.getOptionValueSource('threads') === 'default';
+      const threads = isDefault && options.filter.length === 0 ? defaultThreads() : options.threads;
       finish(
-        await serve(options, async ({ isReadOnly }) => create(size, limit, isReadOnly), {
+        await serve({ ...options, threads }, async ({ isReadOnly }) => create(size, limit, isReadOnly), {
           memoryLimit: limit,
         }),
       );
     });
+}
+
+/**
+ * With four connections two threads serve 1.2 to 1.5 times as much as one, with one connection as much or more (medians of
+ * four alternating runs over a Unix socket, 2 cores shared with the client, 2026-11). Files gain nothing by default: their
+ * READs are sent without a copy, and their WRITEs wait for the inode's lock.
+ */
+function defaultThreads(): number {
+  return Math.min(availableParallelism(), THREAD_COUNT_MEMORY_DEFAULT);
 }
 
 /** As much as this process may take at the start, less what the server itself and others need. */

@@ -44,8 +44,11 @@ export interface ServingOptions {
   readonly filter: readonly FilterSpec[];
 }
 
-/** A subcommand with the shared options; the caller adds its own. */
-export function servingCommand(name: string) {
+/**
+ * A subcommand with the shared options; the caller adds its own. `threadsDefault`: for people, where it finds a better
+ * default for `--threads` itself.
+ */
+export function servingCommand(name: string, threadsDefault?: string) {
   return new Command(name)
     .option('-U, --unix <path>', 'listen on a Unix socket of mode 0600; "-": a private temporary one')
     .option(
@@ -75,11 +78,10 @@ export function servingCommand(name: string) {
     .option('--description <text>', 'text about the export for people', wireString, '')
     .option('-r, --read-only', 'refuse every write', false)
     .addOption(new Option(FILTER_FLAGS, FILTER_DESCRIPTION).argParser(collectFilter).default([], 'none'))
-    .option(
-      '--threads <count>',
-      'threads that serve; each connection belongs to one of them',
-      integerBetween(1, THREAD_COUNT_MAX),
-      THREAD_COUNT_DEFAULT,
+    .addOption(
+      new Option('--threads <count>', 'threads that serve; each connection belongs to one of them')
+        .argParser(integerBetween(1, THREAD_COUNT_MAX))
+        .default(THREAD_COUNT_DEFAULT, threadsDefault),
     )
     .option(
       '--max-connections <count>',
