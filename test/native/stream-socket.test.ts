@@ -3,61 +3,13 @@ import { closeSync, fstatSync } from 'node:fs';
 import net from 'node:net';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
-import { native, type StreamSocket } from '../../src/native/binding.ts';
+import { native } from '../../src/native/binding.ts';
 import { EAGAIN } from '../../src/native/errno.ts';
-import { eventually } from '../support/polling.ts';
+import { happens, pair } from './stream-pair.ts';
 import { defer, EBADF, temporaryFolder } from './support.ts';
 
 const EPIPE = 32;
 const ECONNRESET = 104;
-
-interface Pair {
-  readonly client: net.Socket;
-  readonly stream: StreamSocket;
-  readonly fd: number;
-  readonly buffer: Buffer;
-  /** What `received` was told, with the bytes as text. */
-  readonly received: (number | string)[];
-  readonly writable: number[];
-  /** Bytes that `received` was told of. */
-  byteCount(): number;
-}
-
-/** A client of Node's on one end, a StreamSocket on the other. */
-async function pair(bufferBytes = 1024): Promise<Pair> {
-  const path = join(temporaryFolder(), 'socket');
-  const accepted = new Promise<number>((resolve) => {
-    const listener = new native.Listener(native.listen_unix(path, 0o600, 1), (descriptor) => {
-      listener.close();
-      resolve(descriptor);
-    });
-  });
-  const client = net.connect({ path, allowHalfOpen: true }).on('error', () => {});
-  defer(() => client.destroy());
-  const fd = await accepted;
-  const buffer = Buffer.alloc(bufferBytes + 8, '.');
-  const received: (number | string)[] = [];
-  const writable: number[] = [];
-  let byteCount = 0;
-  const stream = new native.StreamSocket(
-    fd,
-    buffer,
-    8,
-    bufferBytes,
-    (result) => {
-      byteCount += Math.max(result, 0);
-      received.push(result > 0 ? buffer.toString('latin1', 8, 8 + result) : result);
-      if (result <= 0) stream.stop();
-    },
-    () => writable.push(received.length),
-  );
-  defer(() => stream.close());
-  return { client, stream, fd, buffer, received, writable, byteCount: () => byteCount };
-}
-
-function happens(what: string, condition: () => boolean): Promise<true> {
-  return eventually(what, () => (condition() ? true : undefined));
-}
 
 test('stands still until it is started, and again once it is stopped', async () => {
   const { client, stream, received } = await pair();
