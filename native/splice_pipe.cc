@@ -81,7 +81,7 @@ SplicePipe::Moved SplicePipe::move(int socket, int file, int64_t offset, size_t 
   if (moved.error == 0) write(file, offset, writable, &moved);
   if (moved.error != 0) {
     // The WRITE has failed, whatever comes of the rest.
-    moved.written = held_;
+    moved.written += held_;
     discard();
   }
   return moved;

@@ -1,8 +1,8 @@
 /** What a client sends goes to a file: every byte once and in its place, and what follows it nowhere near. */
-import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { ftruncateSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { expect, test } from 'vitest';
 import { native, type StreamSocket } from '../../src/native/binding.ts';
-import { ENODATA } from '../../src/native/errno.ts';
+import { EFBIG, ENODATA } from '../../src/native/errno.ts';
 import { randomNumbers } from '../support/random.ts';
 import { happens, type Pair, pair } from './stream-pair.ts';
 import { EBADF, KiB, MiB, openForTest, pattern, temporaryFile } from './support.ts';
@@ -133,6 +133,42 @@ test('what lies past the end of the file is not written where it must be inside'
   await happens('it is written where it need not be inside', () => byteCount() === 4 * PAGE);
   expectFile(path, dotsWith(3 * PAGE, PAGE, data));
 });
+
+test('an error behind a part of a piece is told with all bytes of the piece', async ({ skip }) => {
+  const { client, stream, file, received, results, byteCount } = await scene(PAGE);
+  const end = largestFileBytes(file);
+  if (end === undefined) skip('this file system has no end');
+  const length = 4 * PAGE;
+  stream.stop();
+  expect(stream.expect_in_file(file, (end ?? 0) - 2 * PAGE, length, false)).toBe(true);
+  await send(client, pattern(length, 6));
+  stream.start();
+  await happens('the failure is told', () => results.length === 1);
+  expect(stream.file_state()).toBe(-EFBIG);
+  expect(results).toEqual([length]);
+  await send(client, Buffer.from('behind it'));
+  await happens('the rest arrives', () => byteCount() === length + 9);
+  expect(received.at(-1)).toBe('behind it');
+});
+
+/** Undefined when that is more than a number can tell. */
+function largestFileBytes(file: number): number | undefined {
+  const fits = (size: number): boolean => {
+    try {
+      ftruncateSync(file, size);
+      return true;
+    } catch {
+      return false;
+    }
+  };
+  let [possible, impossible] = [0, Number.MAX_SAFE_INTEGER];
+  if (fits(impossible)) return undefined;
+  while (impossible - possible > 1) {
+    const size = possible + Math.floor((impossible - possible) / 2);
+    [possible, impossible] = fits(size) ? [size, impossible] : [possible, size];
+  }
+  return possible;
+}
 
 test('the end of the stream and what was received before it come one after the other', async () => {
   const { client, stream, path, file, results } = await scene(4 * PAGE);
