@@ -5,6 +5,7 @@
 #ifdef __linux__
 #include <fcntl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 #endif
@@ -61,17 +62,16 @@ int SplicePipe::open() {
 }
 
 SplicePipe::Moved SplicePipe::move(int socket, int file, int64_t offset, size_t length, size_t range_length,
-                                   bool must_be_inside) {
+                                   bool must_be_inside, bool is_ready) {
   Moved moved;
-  do {
-    moved.taken = ::splice(socket, nullptr, write_end_, nullptr, length, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
-  } while (moved.taken < 0 && errno == EINTR);
-  if (moved.taken <= 0) {
-    if (moved.taken < 0) moved.taken = -errno;
-    return moved;
-  }
-  held_ += static_cast<size_t>(moved.taken);
-  const size_t writable = held_ == range_length ? held_ : whole_pages(offset, held_);
+  moved.taken = fill(socket, length);
+  // Nothing, of a socket that has something: the pipe is full, of pieces that have a slot each, however short they are;
+  // or the stream stands before urgent data, which recv leaves out and splice never passes.
+  const bool is_stuck = moved.taken == -EAGAIN && is_ready;
+  if (is_stuck && held_ == 0) moved.taken = fill_by_copy(socket, length);
+  if (moved.taken > 0) held_ += static_cast<size_t>(moved.taken);
+  const bool is_last = held_ == range_length || (is_stuck && moved.taken <= 0);
+  const size_t writable = is_last ? held_ : whole_pages(offset, held_);
   if (writable == 0) return moved;
   if (must_be_inside) {
     // A failing look is no reason to refuse what may well work.
@@ -85,6 +85,26 @@ SplicePipe::Moved SplicePipe::move(int socket, int file, int64_t offset, size_t 
     discard();
   }
   return moved;
+}
+
+int64_t SplicePipe::fill(int socket, size_t length) {
+  for (;;) {
+    const ssize_t count =
+        ::splice(socket, nullptr, write_end_, nullptr, length, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+    if (count >= 0) return count;
+    if (errno != EINTR) return -errno;
+  }
+}
+
+int64_t SplicePipe::fill_by_copy(int socket, size_t length) {
+  uint8_t data[4096];
+  for (;;) {
+    const ssize_t count = ::recv(socket, data, std::min(length, sizeof data), MSG_DONTWAIT);
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) return -errno;
+    // The pipe is empty, and takes a page in one piece.
+    return ::write(write_end_, data, static_cast<size_t>(count)) == count ? count : -EIO;
+  }
 }
 
 void SplicePipe::write(int file, int64_t offset, size_t length, Moved* moved) {
@@ -132,7 +152,7 @@ void SplicePipe::discard() {
 
 SplicePipe::~SplicePipe() = default;
 int SplicePipe::open() { return -ENOSYS; }
-SplicePipe::Moved SplicePipe::move(int, int, int64_t, size_t, size_t, bool) { return {-ENOSYS, 0, 0, false}; }
+SplicePipe::Moved SplicePipe::move(int, int, int64_t, size_t, size_t, bool, bool) { return {-ENOSYS, 0, 0, false}; }
 void SplicePipe::take(uint8_t*, size_t) {}
 
 #endif

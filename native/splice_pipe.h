@@ -39,14 +39,17 @@ class SplicePipe {
   int open();
   // Up to `length` bytes from the socket, and those that wait here before them, to the file at `offset`. The socket is not
   // waited for. `range_length`: bytes from `offset` to the end of the range, where no page has to be whole. `must_be_inside`:
-  // write nothing when the file ends before them.
-  Moved move(int socket, int file, int64_t offset, size_t length, size_t range_length, bool must_be_inside);
+  // write nothing when the file ends before them. `is_ready`: the socket is known to have something.
+  Moved move(int socket, int file, int64_t offset, size_t length, size_t range_length, bool must_be_inside,
+             bool is_ready);
   // Bytes that wait for the rest of their page.
   size_t held() const { return held_; }
   // The first `length` of these.
   void take(uint8_t* data, size_t length);
 
  private:
+  int64_t fill(int socket, size_t length);
+  int64_t fill_by_copy(int socket, size_t length);
   void write(int file, int64_t offset, size_t length, Moved* moved);
   void discard();
 

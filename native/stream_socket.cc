@@ -232,10 +232,12 @@ void StreamSocket::end_file() {
 void StreamSocket::receive_in_file() {
   size_t written = 0;
   SplicePipe::Moved moved;
+  bool is_ready = true;
   file_state_ = 0;
   do {
     const size_t wanted = std::min(file_length_ - pipe_->held(), kFilePieceBytes - written);
-    moved = pipe_->move(fd_, file_, file_offset_, wanted, file_length_, must_be_inside_);
+    moved = pipe_->move(fd_, file_, file_offset_, wanted, file_length_, must_be_inside_, is_ready);
+    is_ready = false;
     written += moved.written;
     file_offset_ += static_cast<int64_t>(moved.written);
     file_length_ -= moved.written;

@@ -1,11 +1,14 @@
 /** What a client sends goes to a file: every byte once and in its place, and what follows it nowhere near. */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { ftruncateSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { expect, test } from 'vitest';
 import { native, type StreamSocket } from '../../src/native/binding.ts';
 import { EFBIG, ENODATA } from '../../src/native/errno.ts';
+import { PYTHON } from '../support/python.ts';
 import { randomNumbers } from '../support/random.ts';
 import { happens, type Pair, pair } from './stream-pair.ts';
-import { EBADF, KiB, MiB, openForTest, pattern, temporaryFile } from './support.ts';
+import { defer, EBADF, KiB, MiB, openForTest, pattern, temporaryFile } from './support.ts';
 
 const PAGE = 4 * KiB;
 
@@ -98,6 +101,18 @@ test('a part of a page waits for the rest, and what waits is given back when the
   await send(client, Buffer.from('what follows'));
   await happens('the rest arrives', () => results.length === 2);
   expect(received.at(-1)).toBe('what follows');
+});
+
+test('pieces so small that no pipe has room for a page of them arrive all the same', async () => {
+  const fileBytes = 2 * PAGE;
+  const { client, stream, path, file, byteCount } = await scene(fileBytes);
+  const data = pattern(PAGE + 10, 3);
+  expect(stream.expect_in_file(file, 5, data.length, true)).toBe(true);
+  for (let position = 0; position < data.length; position += 10) {
+    await send(client, data.subarray(position, position + 10));
+  }
+  await happens('all of it is in the file', () => byteCount() === data.length);
+  expectFile(path, dotsWith(fileBytes, 5, data));
 });
 
 test('a file that takes nothing is told of with all bytes of the piece, and what is behind it is received', async () => {
@@ -234,6 +249,46 @@ test('a socket that is closed in the middle leaves no pipe behind', async () => 
   await happens('the first page is written', () => results.length === 1);
   stream.close();
   await happens('the pipe is closed', () => grown().length === 0);
+});
+
+test('urgent data, which is in no pipe, holds nothing up', async () => {
+  const { path, fd: file } = temporaryFile();
+  const listening = native.listen_tcp('127.0.0.1', 0, 1);
+  const port = native.local_port(listening);
+  const accepted = new Promise<number>((resolve) => {
+    const listener = new native.Listener(listening, (descriptor) => {
+      listener.close();
+      resolve(descriptor);
+    });
+  });
+  const script = `
+import socket
+s = socket.create_connection(('127.0.0.1', ${port}))
+s.sendall(b'a' * 5000)
+s.send(b'!', socket.MSG_OOB)
+s.sendall(b'b' * 5000)
+s.recv(1)
+`;
+  const client = spawn(PYTHON, ['-c', script], { stdio: 'inherit' });
+  const fd = await accepted;
+  let byteCount = 0;
+  const stream = new native.StreamSocket(
+    fd,
+    Buffer.alloc(1),
+    0,
+    1,
+    (result) => {
+      byteCount += Math.max(result, 0);
+    },
+    () => {},
+  );
+  defer(() => stream.close());
+  expect(stream.expect_in_file(file, 0, 10_000, false)).toBe(true);
+  stream.start();
+  await happens('all but the urgent byte is in the file', () => byteCount === 10_000);
+  stream.close();
+  await once(client, 'exit');
+  expectFile(path, Buffer.concat([Buffer.alloc(5000, 'a'), Buffer.alloc(5000, 'b')]));
 });
 
 test('a limit holds where bytes usually go, and only there', async () => {
