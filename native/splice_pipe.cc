@@ -110,6 +110,7 @@ int64_t SplicePipe::fill_by_copy(int socket, size_t length) {
 void SplicePipe::write(int file, int64_t offset, size_t length, Moved* moved) {
   const uint64_t begin = now();
   const long waits_before = waits();
+  bool is_refused = false;
   loff_t position = offset;
   while (moved->written < length && moved->error == 0) {
     const ssize_t count = ::splice(read_end_, nullptr, file, &position, length - moved->written, SPLICE_F_MOVE);
@@ -118,15 +119,29 @@ void SplicePipe::write(int file, int64_t offset, size_t length, Moved* moved) {
     } else if (count == 0) {
       // The pipe has bytes, and a file takes some of them or says why not.
       moved->error = -EIO;
+    } else if (errno == EINVAL) {
+      // Not every file system's files take splices: those of HFS+ and minix do not.
+      is_refused = true;
+      moved->error = write_by_copy(file, position, length - moved->written);
+      moved->written = length;
     } else if (errno != EINTR) {
       moved->error = -errno;
     }
   }
   held_ -= moved->written;
-  moved->is_slow = now() - begin > kSlowNanoseconds && waits() != waits_before;
+  moved->is_slow = is_refused || (now() - begin > kSlowNanoseconds && waits() != waits_before);
 }
 
-void SplicePipe::take(uint8_t* data, size_t length) {
+int64_t SplicePipe::write_by_copy(int file, int64_t offset, size_t length) {
+  std::vector<uint8_t> data(length);
+  if (read(data.data(), length) != length) return -EIO;
+  const int64_t written = file_io::pwritev2_all(file, data.data(), length, offset, 0);
+  return written < 0 ? written : 0;
+}
+
+void SplicePipe::take(uint8_t* data, size_t length) { held_ -= read(data, length); }
+
+size_t SplicePipe::read(uint8_t* data, size_t length) {
   size_t taken = 0;
   while (taken < length) {
     const ssize_t count = ::read(read_end_, data + taken, length - taken);
@@ -135,7 +150,7 @@ void SplicePipe::take(uint8_t* data, size_t length) {
     if (count <= 0) break;
     taken += static_cast<size_t>(count);
   }
-  held_ -= taken;
+  return taken;
 }
 
 void SplicePipe::discard() {

@@ -24,7 +24,8 @@ class SplicePipe {
     size_t written = 0;
     // 0, or -errno when they are not all in the file: some may be. -ENODATA: they lie past its end.
     int64_t error = 0;
-    // The write has waited for something other than the processor, for more than kSlowNanoseconds.
+    // The write has waited for something other than the processor, for more than kSlowNanoseconds; or the file takes no
+    // splices.
     bool is_slow = false;
   };
 
@@ -51,6 +52,9 @@ class SplicePipe {
   int64_t fill(int socket, size_t length);
   int64_t fill_by_copy(int socket, size_t length);
   void write(int file, int64_t offset, size_t length, Moved* moved);
+  // 0 or -errno; the bytes have left the pipe either way.
+  int64_t write_by_copy(int file, int64_t offset, size_t length);
+  size_t read(uint8_t* data, size_t length);
   void discard();
 
   int read_end_ = -1;

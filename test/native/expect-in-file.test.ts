@@ -1,14 +1,14 @@
 /** What a client sends goes to a file: every byte once and in its place, and what follows it nowhere near. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { ftruncateSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { ftruncateSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
 import { expect, test } from 'vitest';
 import { native, type StreamSocket } from '../../src/native/binding.ts';
 import { EFBIG, ENODATA } from '../../src/native/errno.ts';
 import { PYTHON } from '../support/python.ts';
 import { randomNumbers } from '../support/random.ts';
 import { happens, type Pair, pair } from './stream-pair.ts';
-import { defer, EBADF, KiB, MiB, openForTest, pattern, temporaryFile } from './support.ts';
+import { defer, EBADF, ENOSPC, KiB, MiB, openForTest, pattern, temporaryFile } from './support.ts';
 
 const PAGE = 4 * KiB;
 
@@ -129,6 +129,27 @@ test('a file that takes nothing is told of with all bytes of the piece, and what
   await happens('the rest arrives', () => byteCount() === 5009);
   expect(received.at(-1)).toBe('behind it');
   expectFile(path, Buffer.alloc(4 * PAGE, BEFORE));
+});
+
+test('a file that takes no splices is written all the same, and counts as one that had to wait', async () => {
+  // Such are those in /proc; this one has a number.
+  const path = '/proc/self/oom_score_adj';
+  const before = readFileSync(path, 'latin1');
+  defer(() => writeFileSync(path, before));
+  const other = `${Number(before) === 1 ? 2 : 1}\n`;
+  const { client, stream, results } = await scene(PAGE);
+  expect(stream.expect_in_file(openForTest(path, 'r+'), 0, 2, false)).toBe(true);
+  await send(client, Buffer.from(other));
+  await happens('it is written', () => results.length === 1);
+  expect(stream.file_state()).toBe(1);
+  expect(results).toEqual([2]);
+  expect(readFileSync(path, 'latin1')).toBe(other);
+  // What it is told then comes from the ordinary write.
+  expect(stream.expect_in_file(openForTest('/dev/full', 'r+'), 0, 2, false)).toBe(true);
+  await send(client, Buffer.from(other));
+  await happens('the failure is told', () => results.length === 2);
+  expect(stream.file_state()).toBe(-ENOSPC);
+  expect(results).toEqual([2, 2]);
 });
 
 test('what lies past the end of the file is not written where it must be inside', async () => {
