@@ -170,6 +170,11 @@ export class Session {
     return this.#transmitting().payloadPosition;
   }
 
+  /** At `need-input`, in transmission: the next bytes belong to the header of a request. */
+  get isAwaitingHeader(): boolean {
+    return this.#transmission?.isAwaitingHeader === true;
+  }
+
   /** `count` bytes of the payload, at most `payloadMissing`, are where they belong. */
   payloadReceived(count: number): void {
     this.#transmitting().payloadReceived(count);

@@ -98,6 +98,11 @@ export class Transmission {
     return this.#input.available === 0;
   }
 
+  /** At `need-input`: the next bytes belong to a header. */
+  get isAwaitingHeader(): boolean {
+    return this.#state === 'header';
+  }
+
   /** Bytes of the payload that are still to come, after `providePayload`. */
   get payloadMissing(): number {
     return this.#state === 'payload' ? this.request.payloadLength - this.#payloadDone : 0;

@@ -157,8 +157,11 @@ export class Connection implements PayloadReceiver {
       this.#writer.endBatch();
     } while (this.#isWoken);
     this.#isPumping = false;
-    if (needsInput) {
-      this.#payload?.expect(this.#session, this.#transport);
+    if (needsInput && this.#payload?.expect(this.#session, this.#transport) !== true) {
+      if (!this.#session.isAwaitingHeader) {
+        // A payload that is short or refused: the limit is for a header.
+        this.#transport.limit(0);
+      }
     }
     return needsInput;
   }
@@ -339,6 +342,7 @@ export class Connection implements PayloadReceiver {
     if (this.#payload !== undefined) {
       this.#transport.expectNothing();
     }
+    this.#transport.limit(0);
     // Read on: to close with unread input is a reset, which replies could be lost in.
     if (this.#isShuttingDown) {
       this.#transport.endAndClose();

@@ -47,18 +47,20 @@ export class IncomingPayload {
     return this.#write !== undefined;
   }
 
-  /** Tells the transport where the bytes that are still to come belong. */
-  expect(session: Session, transport: Transport): void {
+  /** Tells the transport where the bytes that are still to come belong; false when they come as all others do. */
+  expect(session: Session, transport: Transport): boolean {
     const { payloadMissing } = session;
     if (this.#isInFile && this.#write !== undefined) {
       if (transport.expectInFile(this.#write, this.#offset + this.#fileBytes, payloadMissing)) {
-        return;
+        return true;
       }
       this.#leaveFile(session, transport);
     }
-    if (payloadMissing >= EXPECTED_BYTES_MIN) {
-      transport.expect(session.payload, session.payloadPosition, payloadMissing);
+    if (payloadMissing < EXPECTED_BYTES_MIN) {
+      return false;
     }
+    transport.expect(session.payload, session.payloadPosition, payloadMissing);
+    return true;
   }
 
   /** `count` bytes are where `expect` has told. */
