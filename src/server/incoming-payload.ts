@@ -90,11 +90,12 @@ export class IncomingPayload {
       this.release();
       throw this.#error;
     }
-    if (this.#buffer === undefined) {
+    const buffer = this.#buffer;
+    if (buffer === undefined) {
       return isFua ? handle.flush() : undefined;
     }
     const done = this.#fileBytes;
-    return this.#writeRest(handle.write(this.#buffer, done, length - done, offset + done, isFua));
+    return this.#releaseAfter(() => handle.write(buffer, done, length - done, offset + done, isFua));
   }
 
   /** Nobody will answer the request, or need its data any more. */
@@ -105,9 +106,9 @@ export class IncomingPayload {
     }
   }
 
-  async #writeRest(written: void | Promise<void>): Promise<void> {
+  async #releaseAfter(write: () => void | Promise<void>): Promise<void> {
     try {
-      await written;
+      await write();
     } finally {
       this.release();
     }

@@ -169,6 +169,19 @@ test('an error is answered when all has come, nothing more is written, and the n
   expectNothingHeld(here.rig);
 });
 
+test('a write of the rest that throws at once gives the buffer back, too', async () => {
+  await using here = await scene(() => false);
+  const { client } = await here.rig.open();
+  const data = pattern(LENGTH);
+  await sendBeginning(client, here.path, data);
+  here.rig.plugin.handle.write = () => {
+    throw new BackendError(ENOSPC, 'pwrite', OFFSET, LENGTH);
+  };
+  client.send(data.subarray(FIRST_BYTES));
+  expect(await client.takeSimpleReply()).toEqual({ errno: ENOSPC, cookie: 2n });
+  expectNothingHeld(here.rig);
+});
+
 test('where there is no pipe it goes through a buffer', async () => {
   const wrote = vi.fn(() => true);
   await using here = await scene(wrote);
