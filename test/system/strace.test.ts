@@ -100,6 +100,9 @@ h, other = connect(), connect()
 
 const LARGE = 'h.pwrite, bytearray(1 << 20), 0';
 
+/** The payload of the second one goes to the file as it comes in. */
+const LARGE_TWICE = 'lambda: [h.pwrite(bytearray(1 << 20), index << 20) for index in range(2)]';
+
 interface Fault {
   readonly injection: string;
   readonly cache: string;
@@ -134,6 +137,14 @@ const LATCHED: readonly Fault[] = [
     answer: 'EPERM',
     flush: 'EPERM',
   },
+  { injection: 'splice:error=EIO:when=1', cache: 'default', call: LARGE_TWICE, answer: 'EIO', flush: 'EIO' },
+  {
+    injection: 'splice:error=EROFS:when=1',
+    cache: 'default',
+    call: LARGE_TWICE,
+    answer: 'EPERM',
+    flush: 'EPERM',
+  },
   {
     injection: 'fallocate:error=EIO',
     cache: 'default',
@@ -162,6 +173,7 @@ const NOT_LATCHED: readonly Omit<Fault, 'flush'>[] = [
       answer: 'ENOSPC',
     },
     { injection: `pwritev2:error=${error}:when=1`, cache: 'none', call: LARGE, answer: 'ENOSPC' },
+    { injection: `splice:error=${error}:when=1`, cache: 'default', call: LARGE_TWICE, answer: 'ENOSPC' },
   ]),
   { injection: 'fallocate:error=ENOSPC:when=1', cache: 'default', call: 'h.zero, 4096, 0', answer: 'ENOSPC' },
   // What is interrupted is done again, what comes back short is finished.
@@ -172,6 +184,9 @@ const NOT_LATCHED: readonly Omit<Fault, 'flush'>[] = [
     answer: 'success',
   },
   { injection: 'pwritev2:error=EINTR:when=1', cache: 'none', call: LARGE, answer: 'success' },
+  { injection: 'splice:error=EINTR:when=1', cache: 'default', call: LARGE_TWICE, answer: 'success' },
+  // A file system whose files take no splices.
+  { injection: 'splice:error=EINVAL', cache: 'default', call: LARGE_TWICE, answer: 'success' },
   { injection: 'fdatasync:error=EINTR:when=1', cache: 'default', call: 'h.flush', answer: 'success' },
   { injection: 'fallocate:error=EINTR:when=1', cache: 'default', call: 'h.zero, 4096, 0', answer: 'success' },
   { injection: 'preadv2:error=EINTR:when=1', cache: 'default', call: 'h.pread, 512, 0', answer: 'success' },
