@@ -17,7 +17,6 @@
 #include "bounce_buffers.h"
 #include "busy_poll.h"
 #include "direct_queue.h"
-#include "splice_pipe.h"
 #include "worker_pool.h"
 
 namespace nbd_serve {
@@ -45,7 +44,6 @@ class Environment : public std::enable_shared_from_this<Environment> {
   BusyPoll& busy_poll() { return busy_poll_; }
   // Null where there is none.
   DirectQueue* direct_queue();
-  SplicePipes& splice_pipes() { return splice_pipes_; }
   // Shared with operations that still run when the environment ends.
   const std::shared_ptr<BounceBuffers>& bounces() { return bounces_; }
   uv_loop_t* loop() { return loop_; }
@@ -67,7 +65,6 @@ class Environment : public std::enable_shared_from_this<Environment> {
   // Opened when it is wanted first: the system has a bound on how many there are (fs.aio-max-nr).
   DirectQueue direct_queue_;
   bool has_tried_direct_queue_ = false;
-  SplicePipes splice_pipes_;
   const std::shared_ptr<BounceBuffers> bounces_ = std::make_shared<BounceBuffers>();
   std::vector<Closable*> closables_;
   size_t open_handle_count_ = 0;

@@ -11,7 +11,7 @@
 #endif
 
 #include <algorithm>
-#include <utility>
+#include <vector>
 
 #include "file_io.h"
 
@@ -171,21 +171,5 @@ SplicePipe::Moved SplicePipe::move(int, int, int64_t, size_t, size_t, bool, bool
 void SplicePipe::take(uint8_t*, size_t) {}
 
 #endif
-
-std::unique_ptr<SplicePipe> SplicePipes::acquire() {
-  std::unique_ptr<SplicePipe> pipe;
-  if (idle_.empty()) {
-    pipe = std::make_unique<SplicePipe>();
-    if (pipe->open() != 0) pipe.reset();
-  } else {
-    pipe = std::move(idle_.back());
-    idle_.pop_back();
-  }
-  return pipe;
-}
-
-void SplicePipes::release(std::unique_ptr<SplicePipe> pipe) {
-  if (pipe->held() == 0 && idle_.size() < kIdleMax) idle_.push_back(std::move(pipe));
-}
 
 }  // namespace nbd_serve

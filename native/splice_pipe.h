@@ -4,13 +4,12 @@
 // instead of 1.8; ext4, Linux 6.18, 2026-11).
 //
 // The file is written in whole pages, but for the first and the last of a range: the kernel reads a page from the disk of
-// which only a part is written. What is left of a page waits in the pipe. Knows nothing of JavaScript.
+// which only a part is written. What is left of a page waits in the pipe. Each socket has its own, two descriptors more.
+// Knows nothing of JavaScript.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
-#include <vector>
 
 namespace nbd_serve {
 
@@ -60,20 +59,6 @@ class SplicePipe {
   int read_end_ = -1;
   int write_end_ = -1;
   size_t held_ = 0;
-};
-
-// Pipes that nobody uses, kept because to make one takes longer than to move 64 KiB. Of one event loop.
-class SplicePipes {
- public:
-  // Null where there can be none.
-  std::unique_ptr<SplicePipe> acquire();
-  // Takes it back; one that is not empty is closed.
-  void release(std::unique_ptr<SplicePipe> pipe);
-
- private:
-  static constexpr size_t kIdleMax = 16;
-
-  std::vector<std::unique_ptr<SplicePipe>> idle_;
 };
 
 }  // namespace nbd_serve

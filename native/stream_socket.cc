@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <utility>
+#include <memory>
 
 namespace nbd_serve {
 namespace {
@@ -186,7 +186,7 @@ void StreamSocket::on_ready(uv_poll_t* handle, int status, int events) {
   // First: what a client has sent before it took the end of a reply counts as sent before. Level-triggered: what one call
   // leaves behind wakes the loop again. DISCONNECT is not asked for.
   if ((events & stream->watched_ & UV_READABLE) != 0) {
-    if (stream->pipe_ != nullptr) {
+    if (stream->is_in_file_) {
       stream->receive_in_file();
     } else {
       stream->receive();
@@ -204,19 +204,25 @@ void StreamSocket::expect(uint8_t* data, size_t length) {
   end_file();
 }
 
-bool StreamSocket::expect_in_file(SplicePipes* pipes, int file, int64_t offset, size_t length, bool must_be_inside) {
+bool StreamSocket::expect_in_file(int file, int64_t offset, size_t length, bool must_be_inside) {
   expect(nullptr, 0);
-  pipe_ = pipes->acquire();
-  pipes_ = pipes;
+  if (pipe_ == nullptr) {
+    pipe_ = std::make_unique<SplicePipe>();
+    if (pipe_->open() != 0) {
+      pipe_.reset();
+      return false;
+    }
+  }
   file_ = file;
   file_offset_ = offset;
   file_length_ = length;
   must_be_inside_ = must_be_inside;
-  return pipe_ != nullptr;
+  is_in_file_ = true;
+  return true;
 }
 
 size_t StreamSocket::leave_file(uint8_t* data, size_t length) {
-  if (pipe_ == nullptr) return 0;
+  if (!is_in_file_) return 0;
   // Less than a page: the caller has room for the rest of the range.
   const size_t held = std::min(pipe_->held(), length);
   pipe_->take(data, held);
@@ -225,7 +231,9 @@ size_t StreamSocket::leave_file(uint8_t* data, size_t length) {
 }
 
 void StreamSocket::end_file() {
-  if (pipe_ != nullptr) pipes_->release(std::move(pipe_));
+  is_in_file_ = false;
+  // What is held belongs to a payload that is given up.
+  if (pipe_ != nullptr && pipe_->held() > 0) pipe_.reset();
 }
 
 // Until the socket is empty: a client that is woken by the room of one piece has sent the next meanwhile, mostly.

@@ -54,7 +54,7 @@ class StreamSocket {
   // The next `length` bytes received go to the file, piece by piece, and nothing behind them anywhere in the same call.
   // Each piece is told by on_received. Lasts until they are there, file_state() is negative, leave_file(), or as for
   // expect(), which ends it, too. False: there is no pipe.
-  bool expect_in_file(SplicePipes* pipes, int file, int64_t offset, size_t length, bool must_be_inside);
+  bool expect_in_file(int file, int64_t offset, size_t length, bool must_be_inside);
   // Ends that. Bytes that were received and neither written nor told, less than a page, go to `data`: how many.
   size_t leave_file(uint8_t* data, size_t length);
   // Of the last piece that went to a file: 0, -errno when it is not all there, or 1 when it had to wait.
@@ -90,9 +90,9 @@ class StreamSocket {
   size_t length_ = 0;
   uint8_t* expected_data_ = nullptr;
   size_t expected_length_ = 0;
-  SplicePipes* pipes_ = nullptr;
-  // Null: nothing goes to a file.
+  // Made for the first payload that goes to a file.
   std::unique_ptr<SplicePipe> pipe_;
+  bool is_in_file_ = false;
   int file_ = -1;
   int64_t file_offset_ = 0;
   size_t file_length_ = 0;

@@ -76,7 +76,7 @@ class StreamLink final : public StreamSocket::Events, public Closable {
 
   bool expect_in_file(int file, int64_t offset, size_t length, bool must_be_inside) {
     forget_expected();
-    return stream_->expect_in_file(&environment_->splice_pipes(), file, offset, length, must_be_inside);
+    return stream_->expect_in_file(file, offset, length, must_be_inside);
   }
 
   void expect_nothing() {
