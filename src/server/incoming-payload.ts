@@ -12,7 +12,7 @@ import type { Transport } from './transport.ts';
 const EXPECTED_BYTES_MIN = 16 * 1024;
 
 /** After a payload as long as this the next header is received alone: another one that follows it can go to a file. */
-const LONG_PAYLOAD_BYTES_MIN = 64 * 1024;
+const LONG_PAYLOAD_BYTES_MIN = 128 * 1024;
 
 const NO_BUFFER = new Uint8Array(0);
 

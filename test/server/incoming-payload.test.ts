@@ -9,7 +9,7 @@ import { ConnectionRig } from './client.ts';
 import { FakePlugin, INFO } from './fake-plugin.ts';
 
 const KiB = 1024;
-const LONG = 64 * KiB;
+const LONG = 128 * KiB;
 const HEADER_BYTES = 28;
 const EINVAL = 22;
 const ENOSPC = 28;

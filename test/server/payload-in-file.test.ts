@@ -63,14 +63,14 @@ async function settle(): Promise<void> {
 
 /** After a long payload the next one can go to the file: in two pieces, if the first is written to. */
 async function sendTwo(client: Client, data: Uint8Array, flags = 0): Promise<void> {
-  client.send(write(0, pattern(64 * KiB), 1n));
+  client.send(write(0, pattern(128 * KiB), 1n));
   expect(await client.takeSimpleReply()).toEqual({ errno: 0, cookie: 1n });
   client.send(write(OFFSET, data, 2n, flags));
 }
 
 /** Waits until the file has grown past the offset: a part of the payload is in it. */
 async function sendBeginning(client: Client, path: string, data: Uint8Array): Promise<void> {
-  client.send(write(0, pattern(64 * KiB), 1n));
+  client.send(write(0, pattern(128 * KiB), 1n));
   expect(await client.takeSimpleReply()).toEqual({ errno: 0, cookie: 1n });
   client.send(write(OFFSET, data, 2n).subarray(0, 28 + FIRST_BYTES));
   await eventually('the beginning is in the file', () =>
@@ -97,7 +97,7 @@ test('all of it is in the file, and neither a buffer nor a write is needed', asy
   const { client } = await here.rig.open();
   const acquire = vi.spyOn(here.rig.pool, 'acquire');
   const data = pattern(LENGTH);
-  client.send(write(0, pattern(64 * KiB), 1n));
+  client.send(write(0, pattern(128 * KiB), 1n));
   await client.takeSimpleReply();
   acquire.mockClear();
   client.send(write(OFFSET, data, 2n));
@@ -113,7 +113,7 @@ test('all of it is in the file, and neither a buffer nor a write is needed', asy
 test('with FUA it is answered when a flush is done', async () => {
   await using here = await scene(() => true, 'controlled');
   const { client } = await here.rig.open();
-  client.send(write(0, pattern(64 * KiB), 1n));
+  client.send(write(0, pattern(128 * KiB), 1n));
   const { handle } = here.rig.plugin;
   (await eventually('the first WRITE is there', () => handle.pending[0])).resolve();
   expect(await client.takeSimpleReply()).toEqual({ errno: 0, cookie: 1n });
@@ -135,7 +135,7 @@ test('what is left after the last piece is written from a buffer, which is given
   const { client } = await here.rig.open();
   const { handle } = here.rig.plugin;
   const data = pattern(LENGTH);
-  client.send(write(0, pattern(64 * KiB), 1n));
+  client.send(write(0, pattern(128 * KiB), 1n));
   (await eventually('the first WRITE is there', () => handle.pending[0])).resolve();
   expect(await client.takeSimpleReply()).toEqual({ errno: 0, cookie: 1n });
   const bytes = write(OFFSET, data, 2n, FUA);

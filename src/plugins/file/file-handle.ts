@@ -38,7 +38,7 @@ const CLIENT_AHEAD_BYTES = CHUNK_BYTES;
 const WRITE_NOW_BYTES_MAX = 256 * 1024;
 
 /** Shortest write whose payload goes from the socket to the file. */
-const RECEIVED_WRITE_BYTES_MIN = 64 * 1024;
+const RECEIVED_WRITE_BYTES_MIN = 128 * 1024;
 
 /**
  * A buffered write on ext4 can wait for the disk (throttled write-back, a partial page to read) and has no
