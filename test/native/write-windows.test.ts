@@ -347,17 +347,27 @@ describe('errors', () => {
     expect(await cachestat(fd)).toMatchObject({ dirty: 0, writeBack: 0 });
   });
 
-  test.skipIf(!isRoot)('of a disk that fills up reach a drain among concurrent advances', async () => {
-    const fd = fileOnFullDisk();
-    const windows = new native.WriteWindows(fd, 2, 256 * KiB);
-    const data = pattern(256 * KiB, 5);
-    const pending: Promise<unknown>[] = [];
-    for (let offset = 0; offset < 32 * MiB; offset += data.length) {
-      native.pwritev2(fd, data, 0, data.length, offset, 0);
-      if (windows.add(offset, data.length)) pending.push(advance(windows));
-    }
-    expect([-EIO, -ENOSPC]).toContain((await drain(windows)).result);
-    expect(windows.pending_bytes()).toBe(0);
-    await Promise.all(pending);
-  });
+  test.skipIf(!isRoot)(
+    'of a disk that fills up are told by a drain, or by an advance before it',
+    async () => {
+      const fd = fileOnFullDisk();
+      const windows = new native.WriteWindows(fd, 2, 256 * KiB);
+      const data = pattern(256 * KiB, 5);
+      const told: number[] = [];
+      const count = ({ result }: { result: number }): void => {
+        told.push(result);
+      };
+      const pending: Promise<void>[] = [];
+      for (let offset = 0; offset < 32 * MiB; offset += data.length) {
+        native.pwritev2(fd, data, 0, data.length, offset, 0);
+        if (windows.add(offset, data.length)) pending.push(advance(windows).then(count));
+      }
+      count(await drain(windows));
+      // An advance whose failure is delivered while the drain waits for a thread keeps it to itself.
+      expect(Math.min(...told)).toBeLessThan(0);
+      expect(windows.pending_bytes()).toBe(0);
+      await Promise.all(pending);
+      expect(told.filter((result) => ![0, -EIO, -ENOSPC].includes(result))).toEqual([]);
+    },
+  );
 });
