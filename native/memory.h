@@ -8,7 +8,8 @@
 
 namespace nbd_serve::memory {
 
-// As many bytes as both have. V8 copies to and from shared memory in atomic steps of 8 bytes.
+// As many bytes as both have. V8 copies to and from shared memory in atomic steps: of 8 bytes, or of one where the
+// two are not aligned alike.
 void copy(uint8_t* target, size_t target_length, const uint8_t* source, size_t source_length);
 
 // madvise(2) with MADV_DONTNEED: private anonymous memory goes back to the system and reads as zeros from then

@@ -232,8 +232,9 @@ size_t StreamSocket::leave_file(uint8_t* data, size_t length) {
 
 void StreamSocket::end_file() {
   is_in_file_ = false;
-  // What is held belongs to a payload that is given up.
-  if (pipe_ != nullptr && pipe_->held() > 0) pipe_.reset();
+  // What is held belongs to a payload that is given up. After an error nobody knows for sure that the pipe is empty, and
+  // what is left in it would be the beginning of the next payload.
+  if (pipe_ != nullptr && (pipe_->held() > 0 || file_state_ < 0)) pipe_.reset();
 }
 
 // Until the socket is empty: a client that is woken by the room of one piece has sent the next meanwhile, mostly.

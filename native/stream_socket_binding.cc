@@ -239,7 +239,8 @@ class StreamSocketBinding final : public Napi::ObjectWrap<StreamSocketBinding> {
     Arguments arguments(info);
     const Slice slice = arguments.slice("buffer", "start", "length");
     if (arguments.refused()) return Napi::Value();
-    return to_number(info.Env(), is_open() ? static_cast<int64_t>(link_->stream()->leave_file(slice.data, slice.length)) : int64_t{0});
+    const size_t held = is_open() ? link_->stream()->leave_file(slice.data, slice.length) : 0;
+    return to_number(info.Env(), static_cast<int64_t>(held));
   }
 
   Napi::Value file_state(const Napi::CallbackInfo& info) {

@@ -12,7 +12,8 @@
  *   list-exports  `answerList`, now or later; asked again until all are given
  *   start-tls     begin TLS on the socket as its server, then `tlsStarted`. The ACK was the `output` before. All
  *                 bytes that arrive meanwhile are TLS's; the next `receive` is for what it has decrypted
- *   payload       `providePayload` with room for `request.length` bytes (a WRITE not wholly in the input)
+ *   payload       `providePayload` with room for `request.length` bytes (a WRITE not wholly in the input); without any
+ *                 room the driver puts all of them elsewhere itself, or calls `redirectPayload` before it stops to
  *   request       execute `request`; a WRITE's data is `payload` from `payloadStart` on
  *   refused       send an error reply for `request` because of `refusal` (its payload was skipped)
  *   disconnect    the client said ABORT or DISC: answer what is in flight, then close. Final.
@@ -153,7 +154,7 @@ export class Session {
     this.#handshake.tlsStarted();
   }
 
-  /** Room for the payload at `payload`: `buffer` from `start` on, at least `request.length` bytes. */
+  /** Room for the payload at `payload`: `buffer` from `start` on, for `request.length` bytes; or an empty one (see above). */
   providePayload(buffer: Uint8Array, start: number): void {
     this.#transmitting().providePayload(buffer, start);
   }

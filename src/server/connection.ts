@@ -157,11 +157,10 @@ export class Connection implements PayloadReceiver {
       this.#writer.endBatch();
     } while (this.#isWoken);
     this.#isPumping = false;
-    if (needsInput && this.#payload?.expect(this.#session, this.#transport) !== true) {
-      if (!this.#session.isAwaitingHeader) {
-        // A payload that is short or refused: the limit is for a header.
-        this.#transport.limit(0);
-      }
+    const isExpected = needsInput && this.#payload?.expect(this.#session, this.#transport) === true;
+    if (needsInput && !isExpected && !this.#session.isAwaitingHeader) {
+      // A payload that is short or refused: the limit is for a header.
+      this.#transport.limit(0);
     }
     return needsInput;
   }
