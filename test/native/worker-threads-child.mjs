@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { closeSync, openSync, readdirSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
+import { setTimeout } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { isMainThread, parentPort, threadId, Worker, workerData } from 'node:worker_threads';
 
@@ -23,6 +24,11 @@ function ended(worker) {
 
 function said(worker) {
   return new Promise((resolve) => worker.once('message', resolve));
+}
+
+/** Returns after ten seconds in any case: what has not become true by then is for the caller to assert. */
+async function until(condition) {
+  for (let left = 1000; left > 0 && !condition(); left -= 1) await setTimeout(10);
 }
 
 function threadCount() {
@@ -140,7 +146,8 @@ const scenarios = {
       await Promise.all(workers.map(said));
       await Promise.all(workers.map((worker) => worker.terminate()));
     }
-    // Every thread of every pool has been joined.
+    // Every thread of every pool has been joined. Linux wakes who joins before it takes the thread out of /proc.
+    await until(() => threadCount() <= before);
     assert.equal(threadCount(), before);
     await writeAndDrain(native, folder);
   },
