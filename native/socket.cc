@@ -189,6 +189,29 @@ int peer_address(int fd, std::string* address) {
   return 0;
 }
 
+Route route(int fd) {
+  struct sockaddr_storage local = {};
+  struct sockaddr_storage peer = {};
+  socklen_t local_length = sizeof local;
+  socklen_t peer_length = sizeof peer;
+  if (::getsockname(fd, reinterpret_cast<struct sockaddr*>(&local), &local_length) != 0 ||
+      ::getpeername(fd, reinterpret_cast<struct sockaddr*>(&peer), &peer_length) != 0) {
+    return Route::kUnix;
+  }
+  if (local.ss_family == AF_INET && peer.ss_family == AF_INET) {
+    const uint32_t here = ntohl(reinterpret_cast<const struct sockaddr_in*>(&local)->sin_addr.s_addr);
+    const uint32_t there = ntohl(reinterpret_cast<const struct sockaddr_in*>(&peer)->sin_addr.s_addr);
+    // All of 127.0.0.0/8 is this host (RFC 1122, section 3.2.1.3).
+    return here == there || there >> 24 == IN_LOOPBACKNET ? Route::kTcpOnThisHost : Route::kTcp;
+  }
+  if (local.ss_family == AF_INET6 && peer.ss_family == AF_INET6) {
+    const struct in6_addr& here = reinterpret_cast<const struct sockaddr_in6*>(&local)->sin6_addr;
+    const struct in6_addr& there = reinterpret_cast<const struct sockaddr_in6*>(&peer)->sin6_addr;
+    return IN6_ARE_ADDR_EQUAL(&here, &there) ? Route::kTcpOnThisHost : Route::kTcp;
+  }
+  return Route::kUnix;
+}
+
 int unacknowledged(int fd) {
   int family = 0;
   socklen_t length = sizeof family;
@@ -271,6 +294,7 @@ int listen_unix(const std::string&, int, int) { return -ENOSYS; }
 int listen_tcp(const std::string&, int, int) { return -ENOSYS; }
 int local_port(int) { return -ENOSYS; }
 int local_address(int, std::string*) { return -ENOSYS; }
+Route route(int) { return Route::kUnix; }
 int unacknowledged(int) { return -ENOSYS; }
 int adopt_listener(int) { return -ENOSYS; }
 int notify(const std::string&, const std::string&) { return -ENOSYS; }

@@ -20,6 +20,10 @@ int local_port(int fd);
 int local_address(int fd, std::string* address);
 // The other end of a connected socket: `address:port`, `[address]:port`, or a path that is mostly empty.
 int peer_address(int fd, std::string* address);
+// The way to the other end of a connected socket.
+enum class Route { kUnix, kTcpOnThisHost, kTcp };
+// kUnix for what is neither.
+Route route(int fd);
 // Bytes, and the goodbye, that were sent and that the other end's kernel has not acknowledged: close(2) with unread
 // input drops them. Always 0 for a Unix socket, which puts what it sends straight into the other end's queue.
 int unacknowledged(int fd);

@@ -78,13 +78,19 @@ int shut_down_sending(int fd) { return ::shutdown(fd, SHUT_WR) == 0 ? 0 : -errno
 // the machine: 8.7 k/s against 5.4 k/s; with 1 MiB 7.7 k/s.
 constexpr int kUnixSendBytes = 2 * 1024 * 1024;
 
+// Nothing is lost or congested on the way inside one host. BBR, the default of many hosts, paces all the same, with a timer
+// that the sender sets for every few packets: 256 KiB READs at depth 8, 3.0 GiB/s against 1.8. Everybody may choose reno
+// (tcp(7), tcp_allowed_congestion_control); cubic is no faster.
+constexpr char kLoopbackCongestion[] = "reno";
+
 // As far as the kind of socket knows them; none is needed for a right answer.
-void set_options(int fd) {
+void set_options(int fd, socket::Route route) {
   const int on = 1;
-  int domain = 0;
-  socklen_t length = sizeof domain;
-  if (::getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &length) == 0 && domain == AF_UNIX) {
+  if (route == socket::Route::kUnix) {
     (void)::setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &kUnixSendBytes, sizeof kUnixSendBytes);
+  }
+  if (route == socket::Route::kTcpOnThisHost) {
+    (void)::setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, kLoopbackCongestion, sizeof kLoopbackCongestion - 1);
   }
   // A reply must not wait for the acknowledgement of the one before.
   (void)::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
@@ -98,7 +104,7 @@ int64_t receive_now(int, uint8_t*, size_t, uint8_t*, size_t) { return -ENOSYS; }
 int64_t send_now(int, const uint8_t*, size_t) { return -ENOSYS; }
 int64_t send_file_now(int, const uint8_t*, size_t, int, int64_t, size_t) { return -ENOSYS; }
 int shut_down_sending(int) { return -ENOSYS; }
-void set_options(int) {}
+void set_options(int, socket::Route) {}
 
 #endif
 
@@ -113,7 +119,8 @@ StreamSocket* StreamSocket::open(uv_loop_t* loop, int fd, Events* events, int* e
     return nullptr;
   }
   stream->poll_.data = stream;
-  set_options(fd);
+  stream->route_ = socket::route(fd);
+  set_options(fd, stream->route_);
   return stream;
 }
 

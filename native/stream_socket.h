@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "socket.h"
 #include "splice_pipe.h"
 
 namespace nbd_serve {
@@ -41,6 +42,8 @@ class StreamSocket {
 
   // Null with libuv's error in `error`; the descriptor is then still the caller's. `events` outlives it.
   static StreamSocket* open(uv_loop_t* loop, int fd, Events* events, int* error);
+
+  socket::Route route() const { return route_; }
 
   // `data` has room for `length` bytes, at least one, until stop(), release() or close().
   int start(uint8_t* data, size_t length);
@@ -86,6 +89,7 @@ class StreamSocket {
   uv_poll_t poll_ = {};
   int fd_;
   Events* const events_;
+  socket::Route route_ = socket::Route::kUnix;
   uint8_t* data_ = nullptr;
   size_t length_ = 0;
   uint8_t* expected_data_ = nullptr;

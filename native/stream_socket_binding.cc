@@ -156,7 +156,8 @@ class StreamSocketBinding final : public Napi::ObjectWrap<StreamSocketBinding> {
  public:
   static Napi::Function define(Napi::Env env) {
     return DefineClass(env, "StreamSocket",
-                       {InstanceMethod<&StreamSocketBinding::start>("start"),
+                       {InstanceMethod<&StreamSocketBinding::route>("route"),
+                        InstanceMethod<&StreamSocketBinding::start>("start"),
                         InstanceMethod<&StreamSocketBinding::stop>("stop"),
                         InstanceMethod<&StreamSocketBinding::set_buffer>("set_buffer"),
                         InstanceMethod<&StreamSocketBinding::expect>("expect"),
@@ -198,6 +199,10 @@ class StreamSocketBinding final : public Napi::ObjectWrap<StreamSocketBinding> {
 
  private:
   bool is_open() const { return link_ != nullptr && link_->stream() != nullptr; }
+
+  Napi::Value route(const Napi::CallbackInfo& info) {
+    return to_number(info.Env(), is_open() ? static_cast<int64_t>(link_->stream()->route()) : -EBADF);
+  }
 
   Napi::Value start(const Napi::CallbackInfo& info) {
     return to_number(info.Env(), is_open() ? link_->start() : -EBADF);

@@ -45,6 +45,7 @@ need btrfs-progs mkfs.btrfs
 need fuse3 fusermount3
 need mount losetup mount umount
 need util-linux setpriv unshare
+need iproute2 ss
 need fdisk sfdisk
 need gdisk sgdisk
 need strace strace

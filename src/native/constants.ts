@@ -36,3 +36,8 @@ export const RESOLVE_BENEATH = 0x08;
 export const F_RDLCK = 0;
 export const F_WRLCK = 1;
 export const F_UNLCK = 2;
+
+// native/socket.h, Route: the way to a socket's other end. ROUTE_UNIX for what is neither.
+export const ROUTE_UNIX = 0;
+export const ROUTE_TCP_ON_THIS_HOST = 1;
+export const ROUTE_TCP = 2;

@@ -76,6 +76,11 @@ export class PlainSocket {
     this.resume();
   }
 
+  /** ROUTE_UNIX, ROUTE_TCP_ON_THIS_HOST or ROUTE_TCP. */
+  get route(): number {
+    return this.#stream.route();
+  }
+
   /** Closed, or given away: nothing can be written any more. */
   get isDestroyed(): boolean {
     return this.#isDestroyed;

@@ -2,9 +2,11 @@
 import { closeSync, fstatSync } from 'node:fs';
 import net from 'node:net';
 import { join } from 'node:path';
-import { expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { native } from '../../src/native/binding.ts';
+import { ROUTE_TCP_ON_THIS_HOST, ROUTE_UNIX } from '../../src/native/constants.ts';
 import { EAGAIN } from '../../src/native/errno.ts';
+import { run } from '../support/command.ts';
 import { happens, pair } from './stream-pair.ts';
 import { defer, EBADF, temporaryFolder } from './support.ts';
 
@@ -209,4 +211,39 @@ test('polling takes a whole number of microseconds, and ends by itself', async (
   native.set_busy_poll(0);
   // Polling on would have taken all of it.
   expect(user + system).toBeLessThan(400_000);
+});
+
+describe('knows the way to the other end', () => {
+  test('of a Unix socket', async () => {
+    const { stream } = await pair();
+    expect(stream.route()).toBe(ROUTE_UNIX);
+    stream.close();
+    expect(stream.route()).toBe(-EBADF);
+  });
+
+  test.each([
+    ['127.0.0.1', '127.0.0.1'],
+    ['127.0.0.1', '127.0.0.2'],
+    ['::1', '::1'],
+  ])('listening on %s, connected from %s, and sends without pacing', async (address, from) => {
+    const listening = native.listen_tcp(address, 0, 1);
+    const accepted = new Promise<number>((resolve) => {
+      const listener = new native.Listener(listening, resolve);
+      defer(() => listener.close());
+    });
+    const client = net.connect({ port: native.local_port(listening), host: address, localAddress: from });
+    defer(() => client.destroy());
+    const stream = new native.StreamSocket(
+      await accepted,
+      Buffer.alloc(8),
+      0,
+      8,
+      () => {},
+      () => {},
+    );
+    defer(() => stream.close());
+    expect(stream.route()).toBe(ROUTE_TCP_ON_THIS_HOST);
+    const sockets = await run(['ss', '-Htin', `sport = :${native.local_port(listening)}`]);
+    expect(sockets).toMatch(/\breno\b/);
+  });
 });
