@@ -20,9 +20,6 @@ import type { BufferPool } from './buffer-pool.ts';
 import type { FilePart } from './file-part.ts';
 import type { ReplyWriter } from './reply-writer.ts';
 
-/** Shortest READ that is sent so: below it asking what is resident costs more than the copy. */
-const FILE_READ_BYTES_MIN = 32 * 1024;
-
 /** Longest READ whose data is the last chunk. */
 const WHOLE_BYTES_MAX = 256 * 1024;
 
@@ -57,7 +54,7 @@ export class FileReads {
    */
   send(request: Request, sent: (isWhole: boolean, error?: unknown) => void): boolean {
     const { offset, length } = request;
-    if (length < FILE_READ_BYTES_MIN || !this.#writer.canSendFiles || this.#inVain === IN_VAIN_MAX) {
+    if (this.#inVain === IN_VAIN_MAX || !this.#writer.sendsFile(length)) {
       return false;
     }
     const fd = this.#handle.residentFile?.(offset, Math.min(length, LOOK_BYTES_MAX));

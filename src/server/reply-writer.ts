@@ -6,8 +6,11 @@
 import type { BufferPool } from './buffer-pool.ts';
 import type { FilePart } from './file-part.ts';
 
-/** Gathered bytes that make a write worth its system call. */
-const GATHER_BYTES = 128 * 1024;
+/** From here on a copy into the gathered replies costs more than a write of its own. */
+const OWN_WRITE_BYTES_MIN = 128 * 1024;
+
+/** So many bytes of replies gather while earlier ones wait for the client. */
+const BACKLOG_GATHERED_BYTES = 128 * 1024;
 
 const NO_BUFFER = new Uint8Array(0);
 
@@ -20,7 +23,10 @@ export interface ReplySink {
   readonly needsDrain: boolean;
   /** Calls `taken` when the bytes are not needed any more. */
   write(bytes: Uint8Array, taken: () => void): unknown;
-  readonly canSendFiles: boolean;
+  /** So many bytes are best written at a time: replies are gathered, and long ones made in parts. */
+  readonly writeBytesMax: number;
+  /** A part of a file that is so long is best sent by `writeFile`. */
+  sendsFile(length: number): boolean;
   /** Sends a header, which may be reused afterwards, and a part of a file. */
   writeFile(header: Uint8Array, part: FilePart): void;
 }
@@ -46,12 +52,22 @@ export class ReplyWriter {
     this.#written = written;
   }
 
-  /** Room for `length` contiguous bytes, up to GATHER_BYTES, at `buffer` from `position` on. */
+  /** Room for `length` contiguous bytes at `buffer` from `position` on. */
   reserve(length: number): void {
     if (this.position + length > this.buffer.length) {
       this.#send();
-      this.buffer = this.#pool.acquire(GATHER_BYTES);
+      this.#forgetBuffer();
+      this.buffer = this.#pool.acquire(Math.max(this.#gatheredBytes, length));
     }
+  }
+
+  /** How many bytes of replies the next buffer is for. */
+  get #gatheredBytes(): number {
+    if (this.#isFirst) {
+      return 0;
+    }
+    // What waits for the client keeps its buffer, however little of it is used.
+    return this.isBacklogged ? BACKLOG_GATHERED_BYTES : this.#sink.writeBytesMax;
   }
 
   /** The client takes less than it is sent. */
@@ -59,8 +75,13 @@ export class ReplyWriter {
     return this.#sink.needsDrain;
   }
 
-  get canSendFiles(): boolean {
-    return this.#sink.canSendFiles;
+  /** See ReplySink. */
+  get writeBytesMax(): number {
+    return this.#sink.writeBytesMax;
+  }
+
+  sendsFile(length: number): boolean {
+    return this.#sink.sendsFile(length);
   }
 
   /** A part of a reply that is in a file. The budget gets its request back with the rest of it, or by `answered`. */
@@ -92,7 +113,7 @@ export class ReplyWriter {
 
   /** A whole reply of one request, with its own bytes. */
   write(bytes: Uint8Array, requestBytes: number): void {
-    if (bytes.length > GATHER_BYTES) {
+    if (bytes.length > OWN_WRITE_BYTES_MIN) {
       this.#sinkWrite(bytes, requestBytes, 1, undefined);
       return;
     }
@@ -116,11 +137,7 @@ export class ReplyWriter {
     this.#isInBatch = false;
     this.#send();
     this.#isFirst = true;
-    if (this.buffer !== NO_BUFFER) {
-      // Reserved for a read that then had to wait.
-      this.#pool.release(this.buffer);
-      this.buffer = NO_BUFFER;
-    }
+    this.#forgetBuffer();
   }
 
   /** Drops what is not sent; later replies vanish. Their budget is given back. */
@@ -131,9 +148,17 @@ export class ReplyWriter {
     this.#send();
   }
 
+  /** Reserved for a read that then had to wait. */
+  #forgetBuffer(): void {
+    if (this.buffer !== NO_BUFFER) {
+      this.#pool.release(this.buffer);
+      this.buffer = NO_BUFFER;
+    }
+  }
+
   #advance(end: number): void {
     this.position = end;
-    if (this.#isFirst || this.position >= GATHER_BYTES) {
+    if (this.#isFirst || this.position >= this.#sink.writeBytesMax) {
       this.#isFirst = false;
       this.#send();
     }

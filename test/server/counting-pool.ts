@@ -8,6 +8,10 @@ export class CountingPool extends BufferPool {
     return this.#out.size;
   }
 
+  get outBytes(): number {
+    return [...this.#out].reduce((sum, { byteLength }) => sum + byteLength, 0);
+  }
+
   override acquire(length: number): Uint8Array {
     const buffer = super.acquire(length);
     if (this.#out.has(buffer.buffer)) throw new Error('The pool gave a buffer out twice');

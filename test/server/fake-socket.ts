@@ -13,7 +13,7 @@ export class FakeSocket {
   readonly writes: SocketWrite[] = [];
   /** What the writer is told. */
   needsDrain = false;
-  readonly canSendFiles = false;
+  writeBytesMax = 128 * 1024;
   readonly #takesAtOnce: boolean;
 
   constructor(takesAtOnce = false) {
@@ -28,6 +28,10 @@ export class FakeSocket {
   /** Everything written so far. */
   get bytes(): Buffer {
     return Buffer.concat(this.writes.map(({ bytes }) => bytes));
+  }
+
+  sendsFile(): boolean {
+    return false;
   }
 
   writeFile(): void {

@@ -73,7 +73,8 @@ class Rig implements AsyncDisposable {
       get needsDrain() {
         return socket.needsDrain;
       },
-      canSendFiles: true,
+      writeBytesMax: 128 * 1024,
+      sendsFile: (length: number) => length >= 32 * 1024,
       write: socket.write.bind(socket),
       writeFile: socket.writeFile.bind(socket),
     };

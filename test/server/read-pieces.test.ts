@@ -127,6 +127,32 @@ test('what is in memory goes in chunks with borders between sectors, DONE on the
   expect(rig.buffersInHand).toBe(0);
 });
 
+test('a socket that takes much at a time gets one chunk, in turns that the handle can do', async () => {
+  const rig = await Rig.create(INFO.size);
+  rig.socket.writeBytesMax = 1024 * KiB;
+  rig.read(OFFSET, LENGTH);
+  const chunks = await rig.chunks();
+  expect(chunks.map(({ isDone }) => isDone)).toEqual([true]);
+  expect(rig.tried).toEqual([OFFSET, OFFSET + 128 * KiB, OFFSET + 256 * KiB]);
+  expect(assemble(chunks).equals(pattern(OFFSET, LENGTH))).toBe(true);
+  expect(rig.given).toEqual({ bytes: LENGTH, requests: 1 });
+  expect(rig.buffersInHand).toBe(0);
+});
+
+test('its chunk ends where memory ends, and the rest is read', async () => {
+  const rig = await Rig.create(200 * KiB);
+  rig.socket.writeBytesMax = 1024 * KiB;
+  rig.read(OFFSET, LENGTH);
+  const call = onlyPending(rig);
+  expect(call.offset).toBe(OFFSET + 128 * KiB);
+  call.target?.set(pattern(call.offset, call.length));
+  call.resolve();
+  const chunks = await rig.chunks();
+  expect(chunks.map(({ isDone }) => isDone)).toEqual([false, true]);
+  expect(assemble(chunks).equals(pattern(OFFSET, LENGTH))).toBe(true);
+  expect(rig.buffersInHand).toBe(0);
+});
+
 test('the rest is read in one piece from where memory ends', async () => {
   const rig = await Rig.create(200 * KiB);
   rig.read(OFFSET, LENGTH);

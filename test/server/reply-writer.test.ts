@@ -78,6 +78,38 @@ describe('a batch', () => {
   });
 });
 
+describe('where a socket takes much at a time', () => {
+  test('replies gather up to that', async () => {
+    const { socket, writer } = rig();
+    socket.writeBytesMax = 1024 * KiB;
+    reply(writer, 1, 16, 0);
+    for (let count = 0; count < 16; count += 1) reply(writer, 2, 64 * KiB, 0);
+    reply(writer, 3, 64 * KiB, 0);
+    expect(lengths(socket)).toEqual([16, 1024 * KiB]);
+    await nextTurn();
+    expect(lengths(socket)).toEqual([16, 1024 * KiB, 64 * KiB]);
+  });
+
+  test('small replies that wait for the client hold no more than a small buffer each', () => {
+    const { socket, pool, writer } = rig();
+    socket.writeBytesMax = 1024 * KiB;
+    const before = pool.outBytes;
+    reply(writer, 1, 16, 0);
+    socket.needsDrain = true;
+    expect(pool.outBytes - before).toBeLessThanOrEqual(8 * KiB);
+    reply(writer, 1, 16, 0);
+    expect(pool.outBytes - before).toBeLessThanOrEqual(8 * KiB + 129 * KiB);
+  });
+});
+
+test('a buffer that is too small for what comes next goes back to the pool', () => {
+  const { pool, writer } = rig();
+  const before = pool.outCount;
+  writer.reserve(16);
+  writer.reserve(64 * KiB);
+  expect(pool.outCount).toBe(before + 1);
+});
+
 describe('a reply with its own bytes', () => {
   test('gathers with the others when it is small', async () => {
     const { socket, writer, given } = rig();
