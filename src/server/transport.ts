@@ -28,8 +28,11 @@ const WRITE_BYTES_MAX = 128 * 1024;
  */
 const TCP_WRITE_BYTES_MAX = 1024 * 1024;
 
-/** Shortest part of a file that is sent from the page cache: below it asking what is resident costs more than the copy. */
-const FILE_BYTES_MIN = 32 * 1024;
+/**
+ * Shortest part of a file that is sent from the page cache: below it asking what is resident costs more than the copy. 64 KiB
+ * READs at depth 16, sendfile against copies, which leave together: 0.94 over one connection, 0.90 over four.
+ */
+const FILE_BYTES_MIN = 64 * 1024 + 1;
 
 /**
  * sendfile(2) fills a TCP socket by 64 KiB, each of which wakes the client. Inside one host, depth 8, 2 cores, GiB/s with
