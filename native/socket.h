@@ -22,8 +22,11 @@ int local_address(int fd, std::string* address);
 int peer_address(int fd, std::string* address);
 // The way to the other end of a connected socket.
 enum class Route { kUnix, kTcpOnThisHost, kTcp };
-// kUnix for what is neither.
+// kUnix for what is neither, or has no other end any more.
 Route route(int fd);
+// For TCP inside this host, where nothing is lost or congested. On a listener before its clients come it is for all of
+// them; on a connected socket of a host with BBR the timers stay, at a higher rate.
+void avoid_pacing(int fd);
 // Bytes, and the goodbye, that were sent and that the other end's kernel has not acknowledged: close(2) with unread
 // input drops them. Always 0 for a Unix socket, which puts what it sends straight into the other end's queue.
 int unacknowledged(int fd);
