@@ -102,10 +102,15 @@ export class RunningPeer implements AsyncDisposable {
     if (!this.#canTellLoopDelay) {
       return undefined;
     }
-    const told = once(this.#child, 'message');
-    const ended = once(this.#child, 'exit');
+    const settled = new AbortController();
+    const told = once(this.#child, 'message', { signal: settled.signal });
+    const ended = once(this.#child, 'exit', { signal: settled.signal });
+    // The one that did not come is let go of at the end: one more listener for each run, else.
+    told.catch(() => {});
+    ended.catch(() => {});
     this.#child.send({ command: 'stop' });
     const [answer] = await Promise.race([told, ended]);
+    settled.abort();
     if (hasEnded(this.#child)) {
       throw new Error('The server has ended');
     }
