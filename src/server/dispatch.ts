@@ -45,8 +45,8 @@ import { CHUNK_ALIGNMENT_BYTES, SparseReads } from './sparse-reads.ts';
 /** Most of one READ that the event loop copies, some 0.5 ms; the pool takes the rest. */
 const READ_PIECES_BYTES_MAX = 1536 * 1024;
 
-/** Longest READ whose reply is gathered with others, and tried without waiting. */
-const GATHERED_READ_BYTES_MAX = 128 * 1024;
+/** Longest READ that is tried without waiting as a whole, and the longest turn of one that is not. */
+const TURN_BYTES_MAX = 128 * 1024;
 
 export class Dispatch {
   readonly #handle: Handle;
@@ -141,11 +141,11 @@ export class Dispatch {
       return this.#done(request);
     }
     const headerBytes = dataHeaderBytes(this.#form);
-    const isGathered = length <= GATHERED_READ_BYTES_MAX;
-    if (isGathered && this.#sendFromFile(request)) {
+    const isOneTurn = length <= TURN_BYTES_MAX;
+    if (isOneTurn && this.#sendFromFile(request)) {
       return;
     }
-    if (isGathered && this.#handle.readNow !== undefined) {
+    if (isOneTurn && this.#handle.readNow !== undefined) {
       const writer = this.#writer;
       writer.reserve(headerBytes + length);
       const start = writer.position + headerBytes;
@@ -159,7 +159,7 @@ export class Dispatch {
     if (!isDontFragment && this.#sparseReads?.mayHaveHole(offset, length) === true) {
       return this.#readAroundHoles(this.#sparseReads, { ...request });
     }
-    if (!isGathered && this.#sendFromFile(request)) {
+    if (!isOneTurn && this.#sendFromFile(request)) {
       return;
     }
     const sent = isDontFragment ? 0 : this.#readPieces(request);
@@ -184,24 +184,24 @@ export class Dispatch {
   }
 
   /**
-   * Sends what is in memory of a READ that is too long to gather, from its start on: bytes that were sent. Without
+   * Sends what is in memory of a READ that is too long for one turn, from its start on: bytes that were sent. Without
    * the pool and its hop a READ of 256 KiB took 71 us of server time instead of 134, of 1 MiB 333 instead of 388
-   * (depth 8, 2 cores, 2026-11). Pieces, each a chunk of its own, use one buffer again and again, which stays in the
-   * processor's cache, and leave the pool what is not in memory. Once the client takes less than it is sent, the pool is better:
-   * it reads while the client catches up, and the event loop is free for others.
+   * (depth 8, 2 cores, 2026-11). Pieces, each a chunk of its own, leave the pool what is not in memory. Once the client
+   * takes less than it is sent, the pool is better: it reads meanwhile, and the event loop is free for others.
    */
   #readPieces(request: Request): number {
     const { offset, length } = request;
     const form = this.#form;
     const writer = this.#writer;
-    if (form === 'simple' || length <= GATHERED_READ_BYTES_MAX || this.#handle.readNow === undefined) {
+    if (form === 'simple' || length <= TURN_BYTES_MAX || this.#handle.readNow === undefined) {
       return 0;
     }
     const headerBytes = dataHeaderBytes(form);
     let sent = 0;
     while (sent < Math.min(length, READ_PIECES_BYTES_MAX) && !writer.isBacklogged) {
       const position = offset + sent;
-      const piece = Math.min(length - sent, writer.writeBytesMax - (position % CHUNK_ALIGNMENT_BYTES));
+      const pieceMax = Math.min(writer.writeBytesMax, READ_PIECES_BYTES_MAX - sent);
+      const piece = Math.min(length - sent, pieceMax - ((position + pieceMax) % CHUNK_ALIGNMENT_BYTES));
       writer.reserve(headerBytes + piece);
       const start = writer.position + headerBytes;
       const read = this.#readNow(writer.buffer, start, piece, position);
@@ -228,7 +228,7 @@ export class Dispatch {
   #readNow(buffer: Uint8Array, start: number, length: number, offset: number): number {
     let read = 0;
     while (read < length) {
-      const turn = Math.min(length - read, GATHERED_READ_BYTES_MAX);
+      const turn = Math.min(length - read, TURN_BYTES_MAX - ((offset + read) % CHUNK_ALIGNMENT_BYTES));
       if (this.#handle.readNow?.(buffer, start + read, turn, offset + read) !== true) {
         break;
       }
@@ -270,7 +270,7 @@ export class Dispatch {
   /** A READ's whole reply in the first `replyBytes` of a buffer of the pool. */
   #sendRead(buffer: Uint8Array, replyBytes: number, { type, length, startTime }: Request): void {
     this.#tally.answered(type, length, startTime);
-    if (replyBytes <= GATHERED_READ_BYTES_MAX) {
+    if (replyBytes <= TURN_BYTES_MAX) {
       this.#writer.write(buffer.subarray(0, replyBytes), length);
       this.#pool.release(buffer);
     } else {

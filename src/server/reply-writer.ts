@@ -6,11 +6,14 @@
 import type { BufferPool } from './buffer-pool.ts';
 import type { FilePart } from './file-part.ts';
 
-/** From here on a copy into the gathered replies costs more than a write of its own. */
-const OWN_WRITE_BYTES_MIN = 128 * 1024;
+/** Longer replies are not copied to the gathered ones, but written on their own. */
+const GATHERED_REPLY_BYTES_MAX = 128 * 1024;
 
-/** So many bytes of replies gather while earlier ones wait for the client. */
-const BACKLOG_GATHERED_BYTES = 128 * 1024;
+/** Room for replies to gather in; more, up to what the socket takes, when it is used up. */
+const GATHERED_BYTES_MIN = 128 * 1024;
+
+/** The same while earlier replies wait for the client. */
+const BACKLOG_GATHERED_BYTES = 16 * 1024;
 
 const NO_BUFFER = new Uint8Array(0);
 
@@ -54,20 +57,24 @@ export class ReplyWriter {
 
   /** Room for `length` contiguous bytes at `buffer` from `position` on. */
   reserve(length: number): void {
-    if (this.position + length > this.buffer.length) {
-      this.#send();
-      this.#forgetBuffer();
-      this.buffer = this.#pool.acquire(Math.max(this.#gatheredBytes, length));
+    if (this.position + length <= this.buffer.length) {
+      return;
     }
+    if (this.position > 0 && this.buffer.length < this.#sink.writeBytesMax && !this.isBacklogged) {
+      const { buffer, position } = this;
+      this.buffer = this.#pool.acquire(Math.max(this.#sink.writeBytesMax, position + length));
+      this.buffer.set(buffer.subarray(0, position));
+      this.#pool.release(buffer);
+      return;
+    }
+    this.#send();
+    this.#forgetBuffer();
+    this.buffer = this.#pool.acquire(Math.max(this.#isFirst ? 0 : this.#gatheredBytesMin, length));
   }
 
-  /** How many bytes of replies the next buffer is for. */
-  get #gatheredBytes(): number {
-    if (this.#isFirst) {
-      return 0;
-    }
-    // What waits for the client keeps its buffer, however little of it is used.
-    return this.isBacklogged ? BACKLOG_GATHERED_BYTES : this.#sink.writeBytesMax;
+  /** What waits for the client keeps its buffer, however little of it is used. */
+  get #gatheredBytesMin(): number {
+    return this.isBacklogged ? BACKLOG_GATHERED_BYTES : GATHERED_BYTES_MIN;
   }
 
   /** The client takes less than it is sent. */
@@ -113,7 +120,8 @@ export class ReplyWriter {
 
   /** A whole reply of one request, with its own bytes. */
   write(bytes: Uint8Array, requestBytes: number): void {
-    if (bytes.length > OWN_WRITE_BYTES_MIN) {
+    if (bytes.length > GATHERED_REPLY_BYTES_MAX) {
+      this.#send();
       this.#sinkWrite(bytes, requestBytes, 1, undefined);
       return;
     }
@@ -124,6 +132,8 @@ export class ReplyWriter {
 
   /** A whole reply in the first `length` bytes of a buffer of the pool, which gets it back. */
   writePooled(buffer: Uint8Array, length: number, requestBytes: number): void {
+    // Its first chunks may be among the gathered ones.
+    this.#send();
     this.#sinkWrite(buffer.subarray(0, length), requestBytes, 1, buffer);
   }
 

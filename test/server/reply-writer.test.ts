@@ -90,15 +90,53 @@ describe('where a socket takes much at a time', () => {
     expect(lengths(socket)).toEqual([16, 1024 * KiB, 64 * KiB]);
   });
 
-  test('small replies that wait for the client hold no more than a small buffer each', () => {
+  test('small replies hold no more than a small buffer, and a smaller one while earlier ones wait', () => {
     const { socket, pool, writer } = rig();
     socket.writeBytesMax = 1024 * KiB;
     const before = pool.outBytes;
     reply(writer, 1, 16, 0);
-    socket.needsDrain = true;
-    expect(pool.outBytes - before).toBeLessThanOrEqual(8 * KiB);
+    expect(pool.outBytes - before).toBeLessThanOrEqual(5 * KiB);
     reply(writer, 1, 16, 0);
-    expect(pool.outBytes - before).toBeLessThanOrEqual(8 * KiB + 129 * KiB);
+    expect(pool.outBytes - before).toBeLessThanOrEqual(5 * KiB + 129 * KiB);
+    writer.endBatch();
+    socket.needsDrain = true;
+    const waiting = pool.outBytes;
+    reply(writer, 1, 16, 0);
+    reply(writer, 1, 16, 0);
+    writer.endBatch();
+    expect(pool.outBytes - waiting).toBeLessThanOrEqual(5 * KiB + 17 * KiB);
+  });
+
+  test('what has gathered moves with them to a larger buffer, and the smaller one goes back', () => {
+    const { socket, pool, writer, given } = rig();
+    socket.writeBytesMax = 1024 * KiB;
+    reply(writer, 0, 16, 0);
+    const before = pool.outCount;
+    reply(writer, 1, 100 * KiB, 5);
+    reply(writer, 2, 100 * KiB, 6);
+    expect(pool.outCount).toBe(before + 1);
+    writer.endBatch();
+    expect(lengths(socket)).toEqual([16, 200 * KiB]);
+    expect(
+      socket.bytes
+        .subarray(16)
+        .equals(Buffer.concat([Buffer.alloc(100 * KiB, 1), Buffer.alloc(100 * KiB, 2)])),
+    ).toBe(true);
+    socket.writes[1]?.done();
+    expect(given).toEqual({ bytes: 11, requests: 2 });
+    expect(pool.outCount).toBe(before);
+  });
+
+  test('a reply in a buffer of its own does not overtake its first chunks among the gathered ones', () => {
+    const { socket, pool, writer } = rig();
+    socket.writeBytesMax = 1024 * KiB;
+    reply(writer, 0, 16, 0);
+    writer.reserve(100);
+    writer.buffer.fill(1, 0, 100);
+    writer.commitPart(100);
+    const buffer = pool.acquire(200 * KiB);
+    writer.writePooled(buffer, 200 * KiB, 0);
+    expect(lengths(socket)).toEqual([16, 100, 200 * KiB]);
   });
 });
 
