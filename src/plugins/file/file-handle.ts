@@ -41,7 +41,7 @@ const WRITE_NOW_BYTES_MAX = 256 * 1024;
 const RECEIVED_WRITE_BYTES_MIN = 128 * 1024;
 
 /**
- * A buffered write on ext4 can wait for the disk (throttled write-back, a partial page to read) and has no
+ * A buffered write on ext4 can wait for the disk (throttled write-back, a page under write-back) and has no
  * way to say so beforehand. So writes on the event loop are a bet: when one took longer than this, the pool
  * takes them for a while.
  */
@@ -132,7 +132,7 @@ export class FileHandle implements Handle {
       return false;
     }
     const begin = performance.now();
-    if (begin < this.#poolWritesUntil) {
+    if (begin < this.#poolWritesUntil || this.#needsPages(offset, length)) {
       return false;
     }
     this.#file.bounds.assertPresentNow('pwrite', offset, length, begin);
@@ -153,13 +153,24 @@ export class FileHandle implements Handle {
     return windowFull ?? true;
   }
 
+  /** A write that begins or ends inside pages that are not in the cache waits until they are read from the disk. */
+  #needsPages(offset: number, length: number): boolean {
+    const { fd } = this.#file;
+    const end = offset + length;
+    return (
+      (offset % native.page_size !== 0 && native.is_resident(fd, offset, 1) === 0) ||
+      (end % native.page_size !== 0 && native.is_resident(fd, end - 1, 1) === 0)
+    );
+  }
+
   receiveWrite(offset: number, length: number): IncomingWrite | undefined {
     const file = this.#file;
     if (
       length < RECEIVED_WRITE_BYTES_MIN ||
       performance.now() < this.#poolWritesUntil ||
       file.writeBack !== undefined ||
-      file.largeFolios?.areInTheWay(offset, length) === true
+      file.largeFolios?.areInTheWay(offset, length) === true ||
+      this.#needsPages(offset, length)
     ) {
       return undefined;
     }

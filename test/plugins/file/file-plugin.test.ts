@@ -284,6 +284,36 @@ describe('without waiting', () => {
     expect(readFileSync(served.files.path()).equals(Buffer.alloc(SIZE))).toBe(true);
   });
 
+  test('only writes for which no page has to be read are done', async () => {
+    await using files = await Files.create();
+    await createFullImage(files.path(), SIZE);
+    const fd = files.open('r+');
+    const plugin = await files.plugin();
+    try {
+      const handle = plugin.open() as Handle;
+      const buffer = Buffer.alloc(64 * KiB, 1);
+      // The first write to a part of a file waits for its folios.
+      await handle.write(buffer, 0, 10, MiB, false);
+      await evict(fd);
+      for (const [length, offset] of [
+        [10, MiB + 5000],
+        [4096, MiB + 1],
+        [8192 + 512, MiB + 8192],
+        [3584, MiB + 512],
+      ] as const) {
+        expect(handle.writeNow?.(buffer, 0, length, offset), `${length} at ${offset}`).toBe(false);
+      }
+      expect(handle.receiveWrite?.(MiB + 512, 256 * KiB)).toBeUndefined();
+      expect(handle.receiveWrite?.(MiB, 256 * KiB + 512)).toBeUndefined();
+      expect(await residentPages(fd)).toBe(0);
+      expect(handle.writeNow?.(buffer, 0, 8192, MiB)).toBe(true);
+      expect(handle.writeNow?.(buffer, 0, 4096 + 512, MiB + 512)).toBe(true);
+      await handle.close();
+    } finally {
+      await plugin.close();
+    }
+  });
+
   test('an error of the disk is thrown', async () => {
     await using served = await Served.create();
     const handle = served.open();
@@ -453,7 +483,7 @@ describe('the latch', () => {
     failWindows(-EIO);
     await using served = await Served.create({ cache: 'none' });
     const handle = served.open();
-    const now = handle.writeNow?.(Buffer.alloc(10, 1), 0, 10, 0);
+    const now = handle.writeNow?.(Buffer.alloc(4096, 1), 0, 4096, 0);
     expect(now).toBeInstanceOf(Promise);
     await expect(now).resolves.toBeUndefined();
     await expect(served.close()).rejects.toMatchObject({ errno: EIO });
