@@ -165,6 +165,12 @@ async function bench(options: Options, signal: AbortSignal): Promise<number> {
       const report = { ...surroundings, repeats, seconds, size, results, underFire };
       await writeFile(options.json, `${JSON.stringify(report, null, 1)}\n`);
     }
+    const last = results.at(-1);
+    if (options.charts !== undefined && charts !== undefined && last !== undefined) {
+      await mkdir(options.charts, { recursive: true });
+      const subtext = `${surroundings.text.replace(' Linux', '\nLinux')}; medians of ${repeats}`;
+      await writeFile(join(options.charts, `${last.matrix.name}.svg`), drawMatrix(charts, last, subtext));
+    }
   };
   for (const matrix of matrices) {
     const result = await measureMatrix(matrix, peers, conditions);
@@ -179,14 +185,6 @@ async function bench(options: Options, signal: AbortSignal): Promise<number> {
   }
   if (results.length > 0) {
     process.stdout.write(`\n${describeMeans(results)}\n`);
-  }
-  if (options.charts !== undefined && charts !== undefined) {
-    await mkdir(options.charts, { recursive: true });
-    const subtext = `${surroundings.text.replace(' Linux', '\nLinux')}; medians of ${repeats}`;
-    for (const result of results) {
-      const path = join(options.charts, `${result.matrix.name}.svg`);
-      await writeFile(path, drawMatrix(charts, result, subtext));
-    }
   }
   return results.some(({ cells }) => cells.some(({ contests }) => contests.some(({ failure }) => failure)))
     ? 1

@@ -17,6 +17,8 @@ export interface Setup {
   readonly image: string;
   /** Of the export, in bytes. */
   readonly size: number;
+  /** All servers of the comparison serve it at the same time. */
+  readonly isShared?: boolean;
   /** Certificates for `tls`, under the names that all servers but nbd-server look for. */
   readonly certificates: string;
 }
@@ -62,6 +64,7 @@ export function nbdServe(name: string, program = PROGRAM, options: readonly stri
           ...(setup.transport === 'tls'
             ? ['--tls', 'require', '--tls-certificates', setup.certificates]
             : []),
+          ...(setup.isShared === true ? ['--no-lock'] : []),
           ...['--log-level', 'warn', ...options],
         ],
         uri: uriOf(setup, address),

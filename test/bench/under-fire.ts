@@ -71,11 +71,14 @@ export async function measureUnderFire(
     transport: 'unix',
     image: disk.path,
     size: DISK_BYTES,
+    isShared: true,
     certificates: conditions.certificates,
   };
   const servers: { readonly name: string; readonly running: RunningPeer; readonly runs: UnderFireRun[] }[] =
     [];
-  for (const peer of peers.filter(({ keepsNothing }) => keepsNothing !== true)) {
+  for (const peer of peers.filter(
+    ({ keepsNothing, onlyIn }) => keepsNothing !== true && onlyIn === undefined,
+  )) {
     conditions.signal.throwIfAborted();
     const running = await RunningPeer.start(peer, setup, conditions.folder);
     if (running !== undefined) {
