@@ -47,7 +47,8 @@ export interface Listener {
 /**
  * A connected stream socket watched by the event loop. It owns its descriptor from the constructor on, until
  * `release`, and sets TCP_NODELAY, SO_KEEPALIVE and, inside one host, TCP_CONGESTION. While it reads, or waits to
- * write, it keeps the process alive. It is never garbage collected before `close` or `release`; after them every call answers -EBADF.
+ * write, it keeps the process alive. It is never garbage collected before `close` or `release`; after them every
+ * call answers -EBADF.
  */
 export interface StreamSocket {
   /** How the other end is reached: ROUTE_UNIX, ROUTE_TCP_ON_THIS_HOST or ROUTE_TCP. */

@@ -39,7 +39,7 @@ import type { ConnectionTally } from './connection-tally.ts';
 import { FileReads } from './file-reads.ts';
 import type { IncomingPayload } from './incoming-payload.ts';
 import { inflightBytes } from './inflight-bytes.ts';
-import type { ReplyWriter } from './reply-writer.ts';
+import { GATHERED_REPLY_BYTES_MAX, type ReplyWriter } from './reply-writer.ts';
 import { CHUNK_ALIGNMENT_BYTES, SparseReads } from './sparse-reads.ts';
 
 /** Most of one READ that the event loop copies, some 0.5 ms; the pool takes the rest. */
@@ -270,7 +270,7 @@ export class Dispatch {
   /** A READ's whole reply in the first `replyBytes` of a buffer of the pool. */
   #sendRead(buffer: Uint8Array, replyBytes: number, { type, length, startTime }: Request): void {
     this.#tally.answered(type, length, startTime);
-    if (replyBytes <= TURN_BYTES_MAX) {
+    if (replyBytes <= GATHERED_REPLY_BYTES_MAX) {
       this.#writer.write(buffer.subarray(0, replyBytes), length);
       this.#pool.release(buffer);
     } else {

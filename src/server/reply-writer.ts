@@ -7,7 +7,7 @@ import type { BufferPool } from './buffer-pool.ts';
 import type { FilePart } from './file-part.ts';
 
 /** Longer replies are not copied to the gathered ones, but written on their own. */
-const GATHERED_REPLY_BYTES_MAX = 128 * 1024;
+export const GATHERED_REPLY_BYTES_MAX = 128 * 1024;
 
 /** Room for replies to gather in; more, up to what the socket takes, when it is used up. */
 const GATHERED_BYTES_MIN = 128 * 1024;
@@ -60,9 +60,9 @@ export class ReplyWriter {
     if (this.position + length <= this.buffer.length) {
       return;
     }
-    if (this.position > 0 && this.buffer.length < this.#sink.writeBytesMax && !this.isBacklogged) {
+    if (this.position > 0 && this.position + length <= this.#sink.writeBytesMax && !this.isBacklogged) {
       const { buffer, position } = this;
-      this.buffer = this.#pool.acquire(Math.max(this.#sink.writeBytesMax, position + length));
+      this.buffer = this.#pool.acquire(this.#sink.writeBytesMax);
       this.buffer.set(buffer.subarray(0, position));
       this.#pool.release(buffer);
       return;

@@ -257,23 +257,30 @@ describe.each<CacheMode>(['default', 'none'])('with --cache %s', (cache) => {
 });
 
 describe('without waiting', () => {
-  test('only what is in the page cache is read, and only short reads', async () => {
+  /** A handle of a full image of SIZE, and a descriptor to evict it by. */
+  async function withFullImage(use: (handle: Handle, fd: number) => Promise<void>): Promise<void> {
     await using files = await Files.create();
     await createFullImage(files.path(), SIZE);
     const fd = files.open('r+');
     const plugin = await files.plugin();
     try {
       const handle = plugin.open() as Handle;
+      await use(handle, fd);
+      await handle.close();
+    } finally {
+      await plugin.close();
+    }
+  }
+
+  test('only what is in the page cache is read, and only short reads', async () => {
+    await withFullImage(async (handle, fd) => {
       const buffer = Buffer.alloc(256 * KiB);
       await evict(fd);
       expect(handle.readNow?.(buffer, 0, 4096, MiB)).toBe(false);
       await handle.read(buffer, 0, 4096, MiB);
       expect(handle.readNow?.(buffer, 0, 4096, MiB)).toBe(true);
       expect(handle.readNow?.(buffer, 0, 128 * KiB + 1, MiB)).toBe(false);
-      await handle.close();
-    } finally {
-      await plugin.close();
-    }
+    });
   });
 
   test('only short writes are done', async () => {
@@ -285,12 +292,7 @@ describe('without waiting', () => {
   });
 
   test('only writes for which no page has to be read are done', async () => {
-    await using files = await Files.create();
-    await createFullImage(files.path(), SIZE);
-    const fd = files.open('r+');
-    const plugin = await files.plugin();
-    try {
-      const handle = plugin.open() as Handle;
+    await withFullImage(async (handle, fd) => {
       const buffer = Buffer.alloc(64 * KiB, 1);
       // The first write to a part of a file waits for its folios.
       await handle.write(buffer, 0, 10, MiB, false);
@@ -308,10 +310,7 @@ describe('without waiting', () => {
       expect(await residentPages(fd)).toBe(0);
       expect(handle.writeNow?.(buffer, 0, 8192, MiB)).toBe(true);
       expect(handle.writeNow?.(buffer, 0, 4096 + 512, MiB + 512)).toBe(true);
-      await handle.close();
-    } finally {
-      await plugin.close();
-    }
+    });
   });
 
   test('an error of the disk is thrown', async () => {
