@@ -153,13 +153,17 @@ export class FileHandle implements Handle {
     return windowFull ?? true;
   }
 
-  /** A write that begins or ends inside pages that are not in the cache waits until they are read from the disk. */
+  /**
+   * A write that begins or ends inside pages that are not in the cache waits until they are read from the disk. A page that
+   * is being read counts as there: mincore(2) would tell, but takes three calls. Unaligned writes of 5 KiB to a cached file,
+   * depth 32, MiB/s: 300 without asking, 245 so, 160 with mincore (2 cores, 2026-11).
+   */
   #needsPages(offset: number, length: number): boolean {
     const { fd } = this.#file;
     const end = offset + length;
     return (
-      (offset % native.page_size !== 0 && native.is_resident(fd, offset, 1) === 0) ||
-      (end % native.page_size !== 0 && native.is_resident(fd, end - 1, 1) === 0)
+      (offset % native.page_size !== 0 && native.cached_pages(fd, offset, 1) === 0) ||
+      (end % native.page_size !== 0 && native.cached_pages(fd, end - 1, 1) === 0)
     );
   }
 
