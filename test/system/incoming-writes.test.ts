@@ -1,7 +1,8 @@
 /** Long WRITEs that follow each other go from the socket to the file: every byte in its place, whatever happens. */
 import { readFile, stat, truncate } from 'node:fs/promises';
-import { setImmediate as nextTurn } from 'node:timers/promises';
+import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, test } from 'vitest';
+import { SLOW_WRITE_PAUSE_MS } from '../../src/plugins/file/file-handle.ts';
 import { expectDescriptorCount, expectGoodService, idleDescriptorCount } from '../support/health.ts';
 import { createFullImage, createImage, expectBytes, noise, readRange } from '../support/image.ts';
 import { eventually } from '../support/polling.ts';
@@ -140,6 +141,12 @@ async function prepare(client: RawClient, dialect: Dialect = SIMPLE): Promise<vo
   await writeSome(client, dialect, { cookie: 1n, offset: 0, data: noise(LONG, 1) });
 }
 
+/** The next header is received alone, and its payload goes to the file even when the disk was busy just now. */
+async function prepareForFile(client: RawClient): Promise<void> {
+  await prepare(client);
+  await sleep(2 * SLOW_WRITE_PAUSE_MS);
+}
+
 /** The beginning of a long WRITE to the last 4 MiB, of which some is in the file when this is done. */
 async function sendBeginning(client: RawClient, image: string): Promise<Buffer> {
   const offset = IMAGE_BYTES - 4 * MiB;
@@ -264,7 +271,7 @@ test('a WRITE behind a long one is spliced into the file, and with FUA it is dur
     through: straceTo(log, '-P', image, '-e', 'trace=splice,pwritev2,fdatasync'),
   });
   await using client = await open(server);
-  await prepare(client);
+  await prepareForFile(client);
   expect(await callsIn(log, ['splice', 'fdatasync'])).toEqual([]);
   const data = noise(LONG, 3);
   await writeSome(client, SIMPLE, { cookie: 2n, offset: 1000, data, flags: FUA });
@@ -289,7 +296,7 @@ test.each([
   const count = await idleDescriptorCount(server);
   for (let round = 0; round < 20; round++) {
     await using client = await open(server);
-    await prepare(client);
+    await prepareForFile(client);
     await sendBeginning(client, image);
     if (politely) {
       client.halfClose();
@@ -322,7 +329,7 @@ test.each([
   await createFullImage(image, IMAGE_BYTES);
   await using server = await startServer(['file', image]);
   await using client = await open(server);
-  await prepare(client);
+  await prepareForFile(client);
   const rest = await sendBeginning(client, image);
   server.signal('SIGTERM');
   if (goesOn) void client.send(rest);

@@ -46,7 +46,7 @@ const RECEIVED_WRITE_BYTES_MIN = 128 * 1024;
  * takes them for a while.
  */
 const SLOW_WRITE_MS = 1;
-const SLOW_WRITE_PAUSE_MS = 100;
+export const SLOW_WRITE_PAUSE_MS = 100;
 
 /** Zeros for the last rung of the zeroing ladder. */
 const ZEROS = new Uint8Array(1024 * 1024);
