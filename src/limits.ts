@@ -49,9 +49,8 @@ export const LISTEN_BACKLOG = 1024;
  */
 export const THREAD_COUNT_MAX = 64;
 
-/** One, because a second one costs memory and helps only clients with several connections. */
-export const THREAD_COUNT_DEFAULT = 1;
-export const THREAD_COUNT_MEMORY_DEFAULT = 2;
+/** Threads that serve unless told, where there are as many processors and the export knows several: above it nothing was measured. */
+export const THREAD_COUNT_DEFAULT_MAX = 2;
 
 /** Bytes of payloads and replies in flight per connection; above it the server stops reading from it. */
 export const CONNECTION_INFLIGHT_BYTES_MAX = 64 * MIB;
@@ -117,10 +116,12 @@ export const EXTENT_SEARCH_MS_MAX = 500;
 export const CACHE_BYTES_MAX = 1024 * MIB;
 
 /**
- * Threads of the addon's pool (native/worker_pool.h), which wait for disks; threads that serve divide them. With
- * fewer than four, a write window's wait holds up reads.
+ * Threads of the addon's pool (native/worker_pool.h), which wait for disks, for each thread that serves. Above two of
+ * those they divide what two may have: more requests than that are more than disks do at a time. With fewer than four, a
+ * write window's wait holds up reads.
  */
-export const POOL_THREAD_COUNT = 16;
+export const POOL_THREAD_COUNT_MAX = 16;
+export const POOL_THREAD_COUNT_ALL = 32;
 export const POOL_THREAD_COUNT_MIN = 4;
 
 /**

@@ -1,12 +1,6 @@
 /** `nbd-serve memory <size>`. */
-import { availableParallelism } from 'node:os';
 import { Argument, Option } from '@commander-js/extra-typings';
-import {
-  MEMORY_LIMIT_BYTES_MAX,
-  MEMORY_LIMIT_BYTES_MIN,
-  MEMORY_LIMIT_FRACTION,
-  THREAD_COUNT_MEMORY_DEFAULT,
-} from '../limits.ts';
+import { MEMORY_LIMIT_BYTES_MAX, MEMORY_LIMIT_BYTES_MIN, MEMORY_LIMIT_FRACTION } from '../limits.ts';
 import { availableMemory } from '../plugins/memory/available-memory.ts';
 import { MemoryPlugin } from '../plugins/memory/memory-plugin.ts';
 import { formatSize } from '../units/size.ts';
@@ -14,10 +8,11 @@ import { sizeBetween } from './argument-parsers.ts';
 import { CommandError } from './command-error.ts';
 import { serve } from './serve.ts';
 import { servingCommand } from './serving-options.ts';
+import { defaultThreads } from './serving-threads.ts';
 
 /** `finish` gets the exit code. */
 export function memoryCommand(finish: (code: number) => void) {
-  return servingCommand('memory', '2 where there are as many processors, 1 with --filter')
+  return servingCommand('memory')
     .description('serve a RAM disk: empty at first, gone when the server ends')
     .addArgument(new Argument('<size>', 'bytes, or a number with K, M, G, T or P').argParser(sizeBetween(0)))
     .addOption(
@@ -26,25 +21,15 @@ export function memoryCommand(finish: (code: number) => void) {
         'memory that its contents may take; writes beyond it fail with ENOSPC (default: 80 % of what is available)',
       ).argParser(sizeBetween(MEMORY_LIMIT_BYTES_MIN, MEMORY_LIMIT_BYTES_MAX)),
     )
-    .action(async (size, options, command) => {
+    .action(async (size, options) => {
       const limit = options.memoryLimit ?? defaultLimit();
-      const isDefault = command.getOptionValueSource('threads') === 'default';
-      const threads = isDefault && options.filter.length === 0 ? defaultThreads() : options.threads;
+      const serving = { ...options, threadsDefault: defaultThreads(options) };
       finish(
-        await serve({ ...options, threads }, async ({ isReadOnly }) => create(size, limit, isReadOnly), {
+        await serve(serving, async ({ isReadOnly }) => create(size, limit, isReadOnly), {
           memoryLimit: limit,
         }),
       );
     });
-}
-
-/**
- * With four connections two threads serve 1.2 to 1.5 times as much as one, with one connection as much or more (medians of
- * four alternating runs over a Unix socket, 2 cores shared with the client, 2026-11). Files gain nothing by default: their
- * READs are sent without a copy, and their WRITEs wait for the inode's lock.
- */
-function defaultThreads(): number {
-  return Math.min(availableParallelism(), THREAD_COUNT_MEMORY_DEFAULT);
 }
 
 /** As much as this process may take at the start, less what the server itself and others need. */

@@ -19,7 +19,7 @@ import { PidFile } from './pid-file.ts';
 import { commandVariables, type RunningCommand, runCommand } from './run-command.ts';
 import { ServiceManager } from './service-manager.ts';
 import type { ServingOptions } from './serving-options.ts';
-import { startThreads, ThreadsInUse } from './serving-threads.ts';
+import { startThreads, ThreadsInUse, threadCountOf } from './serving-threads.ts';
 import { inheritedSockets } from './socket-activation.ts';
 import { StopReasons } from './stop-reasons.ts';
 
@@ -103,7 +103,7 @@ async function run(surroundings: Surroundings, openExports: OpenExports, about: 
     log,
     onLoss: () => onLoss(options, stop),
     isReadOnly: options.readOnly,
-    threadCount: options.threads,
+    threadCount: threadCountOf(options),
     windowCounter: counters,
     stopping: stop.stopping,
   });
@@ -134,6 +134,7 @@ async function run(surroundings: Surroundings, openExports: OpenExports, about: 
     busyPollMicroseconds: options.busyPoll,
     tls,
     threads,
+    threadCount: threadCountOf(options),
     onLastLeft: options.exitLast ? () => stop.request('the last client has left') : undefined,
   });
   for (const { fd } of sockets) {

@@ -8,7 +8,6 @@ import {
   CONNECTION_COUNT_MAX,
   HANDSHAKE_SECONDS_DEFAULT,
   HANDSHAKE_SECONDS_MAX,
-  THREAD_COUNT_DEFAULT,
   THREAD_COUNT_MAX,
 } from '../limits.ts';
 import { integerBetween, wireString } from './argument-parsers.ts';
@@ -29,7 +28,10 @@ export interface ServingOptions {
   readonly exportName: string;
   readonly description: string;
   readonly readOnly: boolean;
-  readonly threads: number;
+  /** As given; undefined: `threadsDefault`. */
+  readonly threads?: number | undefined;
+  /** Set by commands whose exports know several threads. Default: 1. */
+  readonly threadsDefault?: number;
   readonly maxConnections: number;
   readonly handshakeTimeout: number;
   readonly busyPoll: number;
@@ -44,11 +46,8 @@ export interface ServingOptions {
   readonly filter: readonly FilterSpec[];
 }
 
-/**
- * A subcommand with the shared options; the caller adds its own. `threadsDefault`: for people, where it finds a better
- * default for `--threads` itself.
- */
-export function servingCommand(name: string, threadsDefault?: string) {
+/** A subcommand with the shared options; the caller adds its own. */
+export function servingCommand(name: string) {
   return new Command(name)
     .option('-U, --unix <path>', 'listen on a Unix socket of mode 0600; "-": a private temporary one')
     .option(
@@ -78,10 +77,10 @@ export function servingCommand(name: string, threadsDefault?: string) {
     .option('--description <text>', 'text about the export for people', wireString, '')
     .option('-r, --read-only', 'refuse every write', false)
     .addOption(new Option(FILTER_FLAGS, FILTER_DESCRIPTION).argParser(collectFilter).default([], 'none'))
-    .addOption(
-      new Option('--threads <count>', 'threads that serve; each connection belongs to one of them')
-        .argParser(integerBetween(1, THREAD_COUNT_MAX))
-        .default(THREAD_COUNT_DEFAULT, threadsDefault),
+    .option(
+      '--threads <count>',
+      'threads that serve; each connection belongs to one of them (default: 2 for file with --cache default and for memory, both without --filter, where there are as many processors; 1 otherwise)',
+      integerBetween(1, THREAD_COUNT_MAX),
     )
     .option(
       '--max-connections <count>',

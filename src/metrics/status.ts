@@ -33,7 +33,7 @@ export interface ExportStatus {
 
 /**
  * How late the event loop of the main thread ran its timers, in seconds, over the last quarter of a minute or so. With
- * `--threads` above 1 that thread only accepts connections.
+ * `--threads` above 1 it serves some of the connections.
  */
 export interface LoopDelay {
   readonly p50: number;

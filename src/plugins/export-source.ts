@@ -38,7 +38,7 @@ export interface ExportSource {
   open(name: string): Promise<OpenedExport | undefined>;
   /** The exports that are open, for operators. */
   opened(): readonly ServedExport[];
-  /** What worker threads need in order to serve; absent or undefined: one thread serves. */
+  /** What worker threads need in order to serve; absent or undefined: the main thread serves alone. */
   shared?(): readonly SharedExport[] | undefined;
   /** Flushes and closes all exports, whose handles are closed; rejects when acknowledged data may be lost. */
   close(): Promise<void>;

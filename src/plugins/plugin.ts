@@ -38,8 +38,8 @@ export interface Plugin {
   /** For people, where the operator gives no other; the empty string when undefined. */
   readonly description?: string | undefined;
   /**
-   * How worker threads take part: `module` is the URL of a module that exports `attachPlugin(data, context)`;
-   * absent: the export is served by one thread.
+   * How worker threads serve beside the main one: `module` is the URL of a module that exports `attachPlugin(data,
+   * context)`; absent: the export is served by the main thread alone.
    */
   readonly sharing?: { readonly module: string; readonly data: unknown };
   open(): Handle | Promise<Handle>;
@@ -68,8 +68,9 @@ export interface Plugin {
 /** What `attachPlugin` is told beside the plugin's data. */
 export interface AttachContext {
   readonly log: Logger;
-  /** From 0 to below `threadCount`, another one in each thread. */
+  /** From 1 to below `threadCount`, another one in each thread; the main thread has 0. */
   readonly thread: number;
+  /** Threads that serve, the main one included. */
   readonly threadCount: number;
   readonly windowCounter: WindowCounter;
 }

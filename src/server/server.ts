@@ -4,7 +4,14 @@
  */
 import { close as closeDescriptor } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
-import { ACCEPT_PAUSE_MS, LAST_FLUSH_SECONDS_MAX, SHUTDOWN_SECONDS_MAX } from '../limits.ts';
+import {
+  ACCEPT_PAUSE_MS,
+  LAST_FLUSH_SECONDS_MAX,
+  POOL_THREAD_COUNT_ALL,
+  POOL_THREAD_COUNT_MAX,
+  POOL_THREAD_COUNT_MIN,
+  SHUTDOWN_SECONDS_MAX,
+} from '../limits.ts';
 import type { ServerLogger } from '../log.ts';
 import { type Listener, native } from '../native/binding.ts';
 import { errnoName, errnoOf } from '../native/errno.ts';
@@ -31,15 +38,17 @@ export interface ServerOptions {
   readonly tls: TlsSetup | undefined;
   /** Called whenever nobody is connected any more, once a client has opened an export. */
   readonly onLastLeft?: (() => void) | undefined;
-  /** Threads that serve the connections; undefined: this one does. */
+  /** Threads that serve beside this one. */
   readonly threads?: Threads | undefined;
-  /** Threads among which the byte budget of the process is divided. Default: 1. */
+  /** Threads that serve, this one included: they divide what the process may use. Default: 1. */
   readonly threadCount?: number;
 }
 
-/** Who serves connections in place of the thread that accepts them. */
+/** Who serves connections beside the thread that accepts them. */
 export interface Threads {
   readonly connectionCount: number;
+  /** Of the thread that has the fewest; Infinity while none can serve. */
+  readonly leastConnectionCount: number;
   /** Takes over the connected descriptor `fd`, as the server's own `serve`. */
   serve(fd: number, number: number): Promise<boolean>;
   /** Answers what is in flight; rejects when that cannot be done. */
@@ -60,6 +69,7 @@ export class Server {
   constructor(options: ServerOptions) {
     this.#options = options;
     native.set_busy_poll(options.busyPollMicroseconds);
+    native.set_pool_size(poolThreadCount(options.threadCount));
     this.#context = {
       registry: options.registry,
       pool: new BufferPool(options.threadCount),
@@ -72,7 +82,7 @@ export class Server {
   }
 
   get connectionCount(): number {
-    return this.#options.threads?.connectionCount ?? this.#connections.size;
+    return this.#connections.size + (this.#options.threads?.connectionCount ?? 0);
   }
 
   /** Accepts from a listening descriptor, which the server owns from now on. */
@@ -132,7 +142,7 @@ export class Server {
       return;
     }
     this.#connectionNumber += 1;
-    void (this.#options.threads ?? this).serve(result, this.#connectionNumber).then((hasOpened) => {
+    void this.#leastLoaded.serve(result, this.#connectionNumber).then((hasOpened) => {
       this.#hasServed ||= hasOpened;
       if (this.#hasServed && this.connectionCount === 0) {
         this.#options.onLastLeft?.();
@@ -140,15 +150,22 @@ export class Server {
     });
   }
 
+  /** This thread where another has no fewer connections. */
+  get #leastLoaded(): Pick<Threads, 'serve'> {
+    const { threads } = this.#options;
+    return threads !== undefined && threads.leastConnectionCount < this.#connections.size ? threads : this;
+  }
+
   async #close(): Promise<void> {
     for (const listener of this.#listeners) {
       listener.close();
     }
-    try {
-      await (this.#options.threads?.close() ?? this.#endConnections());
-    } catch (error) {
+    // Both to their end, whatever becomes of one.
+    const results = await Promise.allSettled([this.#endConnections(), this.#options.threads?.close()]);
+    const failed = results.find((result) => result.status === 'rejected');
+    if (failed !== undefined) {
       await this.#flushUnended();
-      throw error;
+      throw failed.reason;
     }
     await this.#options.registry.close();
   }
@@ -184,6 +201,12 @@ export class Server {
       }
     }
   }
+}
+
+/** Of this thread's pool. */
+function poolThreadCount(threadCount = 1): number {
+  const share = Math.floor(POOL_THREAD_COUNT_ALL / threadCount);
+  return Math.min(Math.max(share, POOL_THREAD_COUNT_MIN), POOL_THREAD_COUNT_MAX);
 }
 
 /** Whether `work`, which never rejects, is done within `seconds`. */

@@ -4,8 +4,9 @@ import type { TlsMaterial, TlsSetup } from './tls.ts';
 
 /** What a thread is started with. */
 export interface ThreadSetup {
-  /** From 0 to below `threadCount`. */
+  /** From 1 to below `threadCount`; the main thread has 0. */
   readonly thread: number;
+  /** Threads that serve, the main one included. */
   readonly threadCount: number;
   readonly exports: readonly SharedExport[];
   readonly logLevel: string;

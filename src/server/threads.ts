@@ -1,9 +1,9 @@
 /**
- * The threads that serve, as the main thread sees them (`--threads`). It accepts; a connection then belongs to one
- * thread for life. Descriptors are the process's, so that a number is all that travels.
+ * The threads that serve beside the main one, as that sees them (`--threads`). It accepts; a connection then belongs to
+ * one thread for life, itself included. Descriptors are the process's, so that a number is all that travels.
  *
- *   main: accept, limits, signals, log, plugins ──descriptor──► thread: connections, handles, byte budget
- *                                               ◄──closed, log──
+ *   main: accept, limits, signals, log, plugins, ──descriptor──► thread: connections, handles, byte budget
+ *         and what a thread does                 ◄──closed, log──
  *
  * A thread that ends on its own takes the process down: its clients' requests are lost, and whatever it was about
  * to do for the other threads, too.
@@ -34,34 +34,40 @@ export interface ThreadsOptions extends Omit<ThreadSetup, 'thread'> {
 }
 
 export class ServingThreads {
+  /** Resolves when all threads can serve; rejects with a ThreadDiedError when one of them cannot. */
+  readonly ready: Promise<void>;
   readonly #threads: readonly ServingThread[];
   readonly #died = new AbortController();
   #isRunning = true;
 
-  private constructor(options: ThreadsOptions) {
+  /** Starts one thread less than `threadCount`. */
+  constructor(options: ThreadsOptions) {
     const { log, startThread = startWorker, ...shared } = options;
-    this.#threads = Array.from({ length: options.threadCount }, (_, thread) => {
+    this.#threads = Array.from({ length: options.threadCount - 1 }, (_, index) => {
+      const thread = 1 + index;
       const died = (error: ThreadDiedError): void => {
         this.#died.abort(error);
       };
       return new ServingThread(startThread({ ...shared, thread }), thread, log, died);
     });
-  }
-
-  /** Resolves when all threads can serve; rejects with a ThreadDiedError when one of them cannot. */
-  static async start(options: ThreadsOptions): Promise<ServingThreads> {
-    const threads = new ServingThreads(options);
-    try {
-      await Promise.all(threads.#threads.map(({ ready }) => ready));
-      return threads;
-    } catch (error) {
-      await threads.terminate();
-      throw error;
-    }
+    this.ready = Promise.all(this.#threads.map(({ ready }) => ready)).then(() => undefined);
+    // `died` tells it as well.
+    this.ready.catch(() => undefined);
   }
 
   get connectionCount(): number {
     return this.#threads.reduce((sum, { connectionCount }) => sum + connectionCount, 0);
+  }
+
+  /** Of the thread that has the fewest; Infinity while none can serve. */
+  get leastConnectionCount(): number {
+    return this.#least?.connectionCount ?? Number.POSITIVE_INFINITY;
+  }
+
+  get #least(): ServingThread | undefined {
+    return this.#threads
+      .filter(({ isReady }) => isReady)
+      .sort((one, other) => one.connectionCount - other.connectionCount)[0];
   }
 
   /** What the threads have counted so far. */
@@ -89,13 +95,15 @@ export class ServingThreads {
   }
 
   /**
-   * Hands a connected descriptor to the thread with the fewest connections. Resolves when the connection is
-   * closed, with whether its client has opened an export.
+   * Hands a connected descriptor to the thread with the fewest connections, when one can serve. Resolves when the
+   * connection is closed, with whether its client has opened an export.
    */
   serve(fd: number, number: number): Promise<boolean> {
-    return this.#threads
-      .reduce((least, other) => (other.connectionCount < least.connectionCount ? other : least))
-      .serve(fd, number);
+    const thread = this.#least;
+    if (thread === undefined) {
+      throw new Error('Bug: a connection for threads of which none is ready');
+    }
+    return thread.serve(fd, number);
   }
 
   /** Credentials for the connections that come from now on. */
@@ -110,10 +118,12 @@ export class ServingThreads {
    * could not, or died; then the threads run on, because to end one takes as long as the disk calls in its pool.
    */
   async close(): Promise<void> {
-    for (const thread of this.#threads) {
+    // Those that are not ready yet have nothing to answer, and are not waited for.
+    const ready = this.#threads.filter(({ isReady }) => isReady);
+    for (const thread of ready) {
       thread.tell({ type: 'close' });
     }
-    const results = await Promise.allSettled(this.#threads.map(({ closed }) => closed));
+    const results = await Promise.allSettled(ready.map(({ closed }) => closed));
     const failed = results.find((result) => result.status === 'rejected');
     if (failed !== undefined) {
       throw failed.reason;
@@ -186,6 +196,10 @@ class ServingThread {
 
   get connectionCount(): number {
     return this.#connections.size;
+  }
+
+  get isReady(): boolean {
+    return this.counterMemory !== undefined;
   }
 
   serve(fd: number, number: number): Promise<boolean> {

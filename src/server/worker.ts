@@ -4,8 +4,6 @@
  */
 import { type MessagePort, parentPort, workerData } from 'node:worker_threads';
 import { pino } from 'pino';
-import { POOL_THREAD_COUNT, POOL_THREAD_COUNT_MIN } from '../limits.ts';
-import { native } from '../native/binding.ts';
 import type { ServedExport, SharedExport } from '../plugins/export-source.ts';
 import type { AttachContext, AttachPlugin } from '../plugins/plugin.ts';
 import { Counters } from './counters.ts';
@@ -22,7 +20,6 @@ await start(parentPort, workerData as ThreadSetup);
 
 async function start(port: MessagePort, setup: ThreadSetup): Promise<void> {
   const { threadCount } = setup;
-  native.set_pool_size(Math.max(Math.floor(POOL_THREAD_COUNT / threadCount), POOL_THREAD_COUNT_MIN));
   const tell = (message: FromThread): void => {
     port.postMessage(message);
   };

@@ -1,11 +1,11 @@
 /** The server as a whole: how many it serves at a time, and its orderly end. */
-import { readdirSync } from 'node:fs';
+import { closeSync, readdirSync } from 'node:fs';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { expect, test } from 'vitest';
 import { native } from '../../src/native/binding.ts';
 import { Counters } from '../../src/server/counters.ts';
 import { ExportRegistry } from '../../src/server/export-registry.ts';
-import { Server } from '../../src/server/server.ts';
+import { Server, type Threads } from '../../src/server/server.ts';
 import { CMD, request } from '../protocol/naive-client.ts';
 import { eventually } from '../support/polling.ts';
 import { type TemporaryDirectory, temporaryDirectory } from '../support/temporary-directory.ts';
@@ -20,7 +20,12 @@ class ServerRig implements AsyncDisposable {
   readonly path: string;
   readonly #directory: TemporaryDirectory;
 
-  private constructor(directory: TemporaryDirectory, plugin: FakePlugin, connectionCountMax: number) {
+  private constructor(
+    directory: TemporaryDirectory,
+    plugin: FakePlugin,
+    connectionCountMax: number,
+    threads: Threads | undefined,
+  ) {
     this.#directory = directory;
     this.path = directory.file('socket');
     this.server = new Server({
@@ -31,12 +36,17 @@ class ServerRig implements AsyncDisposable {
       handshakeSeconds: 60,
       busyPollMicroseconds: 50,
       tls: undefined,
+      threads,
     });
     this.server.listen(native.listen_unix(this.path, 0o600, 128));
   }
 
-  static async create(plugin: FakePlugin, connectionCountMax = 100): Promise<ServerRig> {
-    return new ServerRig(await temporaryDirectory(), plugin, connectionCountMax);
+  static async create(
+    plugin: FakePlugin,
+    connectionCountMax = 100,
+    threads: Threads | undefined = undefined,
+  ): Promise<ServerRig> {
+    return new ServerRig(await temporaryDirectory(), plugin, connectionCountMax, threads);
   }
 
   connect(): Promise<Client> {
@@ -91,6 +101,65 @@ test('closes one connection too many at once, and takes another one when there i
   const fourth = await rig.open();
   fourth.send(FLUSH);
   expect(await fourth.takeSimpleReply()).toEqual(OK);
+});
+
+/** Other threads, of which the tests say how busy they are; their connections stay open until `close`. */
+class FakeThreads implements Threads {
+  readonly served: number[] = [];
+  closeCount = 0;
+  leastConnectionCount = Number.POSITIVE_INFINITY;
+  failure: Error | undefined;
+
+  get connectionCount(): number {
+    return this.served.length;
+  }
+
+  serve(fd: number, number: number): Promise<boolean> {
+    this.served.push(number);
+    closeSync(fd);
+    return new Promise(() => {});
+  }
+
+  async close(): Promise<void> {
+    this.closeCount += 1;
+    if (this.failure !== undefined) throw this.failure;
+  }
+}
+
+test('serves itself what no other thread has fewer connections for', async () => {
+  const threads = new FakeThreads();
+  const plugin = new FakePlugin('immediate');
+  await using rig = await ServerRig.create(plugin, 5, threads);
+  // They are not ready.
+  await rig.open();
+  await rig.open();
+  threads.leastConnectionCount = 1;
+  await (await rig.connect()).ended;
+  expect(threads.served).toEqual([3]);
+  threads.leastConnectionCount = 2;
+  await rig.open();
+  expect(threads.served).toEqual([3]);
+  expect(rig.server.connectionCount).toBe(4);
+  threads.leastConnectionCount = 0;
+  await (await rig.connect()).ended;
+  expect(threads.served).toEqual([3, 5]);
+  // The bound holds for all of them together.
+  await (await rig.connect()).ended;
+  expect(threads.served).toEqual([3, 5]);
+  await rig.server.close();
+  expect(threads.closeCount).toBe(1);
+  expect(plugin.closeCount).toBe(1);
+});
+
+test('a thread that cannot close fails the close, and its own connections end all the same', async () => {
+  const threads = new FakeThreads();
+  threads.failure = new Error('They do not end');
+  const plugin = new FakePlugin('immediate');
+  await using rig = await ServerRig.create(plugin, 5, threads);
+  const client = await rig.open();
+  await expect(rig.server.close()).rejects.toThrow('They do not end');
+  await client.ended;
+  expect(plugin.handles.map(({ closeCount }) => closeCount)).toEqual([1]);
 });
 
 test('leaks no descriptor', async () => {

@@ -1,4 +1,4 @@
-/** The threads that serve, as the main thread sees them: who gets a connection, and what the end of one means. */
+/** The threads that serve beside the main one, as that sees them: who gets a connection, and what the end of one means. */
 import { EventEmitter } from 'node:events';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { expect, test } from 'vitest';
@@ -39,11 +39,11 @@ class FakeThread extends EventEmitter implements WorkerThread {
 class Rig {
   readonly fakes: FakeThread[] = [];
   readonly lines: string[] = [];
-  readonly started: Promise<ServingThreads>;
+  readonly threads: ServingThreads;
 
-  constructor(threadCount: number) {
-    this.started = ServingThreads.start({
-      threadCount,
+  constructor(workerCount: number) {
+    this.threads = new ServingThreads({
+      threadCount: 1 + workerCount,
       exports: [{ name: 'disk', description: '', module: 'file:///plugin.js', data: { fd: 3 } }],
       isTiming: false,
       busyPollMicroseconds: 0,
@@ -57,12 +57,12 @@ class Rig {
         return fake;
       },
     });
-    this.started.catch(() => {});
   }
 
   async ready(): Promise<ServingThreads> {
     for (const fake of this.fakes) fake.say({ type: 'ready', counterMemory: COUNTERS });
-    return this.started;
+    await this.threads.ready;
+    return this.threads;
   }
 }
 
@@ -70,14 +70,14 @@ function reasonOf(threads: ServingThreads): Error {
   return threads.died.reason as Error;
 }
 
-test('each thread is told its number and what it serves; all must be ready', async () => {
+test('each thread is told its number, behind the main one, and what it serves; all must be ready', async () => {
   const rig = new Rig(3);
-  expect(rig.fakes.map(({ setup }) => setup.thread)).toEqual([0, 1, 2]);
-  expect(rig.fakes[2]?.setup).toMatchObject({ threadCount: 3, exports: [{ name: 'disk', data: { fd: 3 } }] });
+  expect(rig.fakes.map(({ setup }) => setup.thread)).toEqual([1, 2, 3]);
+  expect(rig.fakes[2]?.setup).toMatchObject({ threadCount: 4, exports: [{ name: 'disk', data: { fd: 3 } }] });
   // What is started with is copied to the thread: no function may be in it.
   expect(() => structuredClone(rig.fakes[0]?.setup)).not.toThrow();
   let isStarted = false;
-  void rig.started.then(() => {
+  void rig.threads.ready.then(() => {
     isStarted = true;
   });
   for (const fake of rig.fakes.slice(1)) fake.say({ type: 'ready', counterMemory: COUNTERS });
@@ -152,16 +152,39 @@ test.each([
   // Node tells the exit after the error.
   second.emit('exit', 1);
   expect(reasonOf(threads)).toBeInstanceOf(ThreadDiedError);
-  expect(reasonOf(threads).message).toBe(`Thread 1 ended: ${reason}`);
+  expect(reasonOf(threads).message).toBe(`Thread 2 ended: ${reason}`);
   expect(count).toBe(1);
 });
 
-test('a thread that dies before it is ready fails the start, and takes the others with it', async () => {
+test('a thread that dies before it is ready is told, to who waits and to who does not', async () => {
   const rig = new Rig(2);
   rig.fakes[0]?.say({ type: 'ready', counterMemory: COUNTERS });
   rig.fakes[1]?.emit('error', new Error('Cannot find module'));
-  await expect(rig.started).rejects.toThrow('Thread 1 ended: Cannot find module');
+  await expect(rig.threads.ready).rejects.toThrow('Thread 2 ended: Cannot find module');
+  expect(reasonOf(rig.threads).message).toBe('Thread 2 ended: Cannot find module');
+  await rig.threads.terminate();
   expect(rig.fakes.map(({ terminateCount }) => terminateCount)).toEqual([1, 1]);
+});
+
+test('threads that are not ready get no connection, and are not waited for at the end', async () => {
+  const rig = new Rig(2);
+  expect(rig.threads.leastConnectionCount).toBe(Number.POSITIVE_INFINITY);
+  expect(() => rig.threads.serve(10, 1)).toThrow('Bug: ');
+  rig.fakes[1]?.say({ type: 'ready', counterMemory: COUNTERS });
+  expect(rig.threads.leastConnectionCount).toBe(0);
+  void rig.threads.serve(10, 1);
+  void rig.threads.serve(11, 2);
+  expect(rig.fakes.map(({ descriptors }) => descriptors)).toEqual([[], [10, 11]]);
+  expect(rig.threads.leastConnectionCount).toBe(2);
+  const closed = rig.threads.close();
+  rig.fakes[1]?.say({ type: 'closed', error: undefined });
+  await closed;
+  expect(rig.fakes.map(({ told }) => told.map(({ type }) => type))).toEqual([
+    [],
+    ['connection', 'connection', 'close'],
+  ]);
+  expect(rig.fakes.map(({ terminateCount }) => terminateCount)).toEqual([1, 1]);
+  expect(rig.threads.died.aborted).toBe(false);
 });
 
 test('close waits until all threads have closed, then ends them; that is no death', async () => {

@@ -1,5 +1,5 @@
 // A server of 1 MiB of zeros over two threads, on the Unix socket that is its argument: TRIM makes the thread that
-// serves it throw, WRITE_ZEROES makes it exit. What the threads run is this same module, by the plugin's `sharing`.
+// serves it throw, WRITE_ZEROES makes it exit. What the second one runs is this same module, by the plugin's `sharing`.
 import { isMainThread } from 'node:worker_threads';
 
 const INFO = {
@@ -63,7 +63,8 @@ if (isMainThread) {
     logLevel: 'info',
     logFormat: 'json',
   };
-  const plugin = { info: INFO, sharing: { module: import.meta.url, data }, close: async () => {} };
+  const sharing = { module: import.meta.url, data };
+  const plugin = { info: INFO, sharing, open: () => handle, close: async () => {} };
   process.exit(
     await serve(options, async () => plugin, {}).catch((error) => {
       process.stderr.write(`${error.message}\n`);

@@ -2,7 +2,7 @@
 import { readFile, stat, truncate } from 'node:fs/promises';
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, test } from 'vitest';
-import { SLOW_WRITE_PAUSE_MS } from '../../src/plugins/file/file-handle.ts';
+import { WRITE_PAUSE_MS_MAX } from '../../src/plugins/file/write-bet.ts';
 import { expectDescriptorCount, expectGoodService, idleDescriptorCount } from '../support/health.ts';
 import { createFullImage, createImage, expectBytes, noise, readRange } from '../support/image.ts';
 import { eventually } from '../support/polling.ts';
@@ -144,7 +144,7 @@ async function prepare(client: RawClient, dialect: Dialect = SIMPLE): Promise<vo
 /** The next header is received alone, and its payload goes to the file even when the disk was busy just now. */
 async function prepareForFile(client: RawClient): Promise<void> {
   await prepare(client);
-  await sleep(2 * SLOW_WRITE_PAUSE_MS);
+  await sleep(2 * WRITE_PAUSE_MS_MAX);
 }
 
 /** The beginning of a long WRITE to the last 4 MiB, of which some is in the file when this is done. */

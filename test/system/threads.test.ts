@@ -112,6 +112,17 @@ describe.each(CACHE_MODES.flatMap((cache) => [2, 4].map((threads) => [cache, thr
   },
 );
 
+test('without the option, connections that come before and after the second thread see one disk', async () => {
+  await using directory = await temporaryDirectory();
+  const image = directory.file('disk.img');
+  await createImage(image, 16 * MiB);
+  await using server = await startServer(['file', image]);
+  for (let round = 0; round < 3; round += 1) {
+    await python(server.uri, TOGETHER, [String(round), image]);
+    await python(server.uri, 'connect().zero(16 << 20, 0)');
+  }
+});
+
 /** Dirty pages and pages under write-back. */
 async function unwrittenPages(path: string): Promise<number> {
   await using file = await open(path, 'r');
@@ -353,7 +364,7 @@ describe('a thread that', () => {
     readonly client: string;
   }
 
-  /** Opens a connection in each of the two threads, and makes the second one die. */
+  /** Opens a connection in each of the two threads, and makes the second one, which is not the main one, die. */
   async function dieOf(request: string): Promise<Death> {
     await using directory = await temporaryDirectory();
     const socket = directory.file('nbd.sock');

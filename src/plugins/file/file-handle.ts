@@ -14,6 +14,7 @@ import { FileIncomingWrite } from './incoming-write.ts';
 import { ReadAhead } from './read-ahead.ts';
 import { findResident, RESIDENT_CONTEXT } from './residency.ts';
 import type { SharedFile } from './shared-file.ts';
+import { WriteBet } from './write-bet.ts';
 
 /** Longest read that is tried on the event loop: a copy of 128 KiB from the cache takes some 20 us. */
 const READ_NOW_BYTES_MAX = 128 * 1024;
@@ -40,14 +41,6 @@ const WRITE_NOW_BYTES_MAX = 256 * 1024;
 /** Shortest write whose payload goes from the socket to the file. */
 const RECEIVED_WRITE_BYTES_MIN = 128 * 1024;
 
-/**
- * A buffered write on ext4 can wait for the disk (throttled write-back, a page under write-back) and has no
- * way to say so beforehand. So writes on the event loop are a bet: when one took longer than this, the pool
- * takes them for a while.
- */
-const SLOW_WRITE_MS = 1;
-export const SLOW_WRITE_PAUSE_MS = 100;
-
 /** Zeros for the last rung of the zeroing ladder. */
 const ZEROS = new Uint8Array(1024 * 1024);
 
@@ -58,7 +51,7 @@ export class FileHandle implements Handle {
   #pendingReadBytes = 0;
   #canReadNow = true;
   #canQueue = true;
-  #poolWritesUntil = 0;
+  readonly #writeBet = new WriteBet();
 
   constructor(file: SharedFile, closed: (handle: FileHandle) => Promise<void>) {
     this.#file = file;
@@ -132,7 +125,7 @@ export class FileHandle implements Handle {
       return false;
     }
     const begin = performance.now();
-    if (begin < this.#poolWritesUntil || this.#needsPages(offset, length)) {
+    if (this.#writeBet.isPaused(begin) || this.#needsPages(offset, length)) {
       return false;
     }
     this.#file.bounds.assertPresentNow('pwrite', offset, length, begin);
@@ -145,9 +138,7 @@ export class FileHandle implements Handle {
     this.#file.durability.changed();
     const end = performance.now();
     largeFolios?.observe(offset, length, end - begin, end);
-    if (end - begin > SLOW_WRITE_MS) {
-      this.#poolWritesUntil = end + SLOW_WRITE_PAUSE_MS;
-    }
+    this.#writeBet.observe(end - begin, end);
     const windowFull = this.#wrote(offset, length);
     this.#assertWritten(result, offset, length);
     return windowFull ?? true;
@@ -171,16 +162,14 @@ export class FileHandle implements Handle {
     const file = this.#file;
     if (
       length < RECEIVED_WRITE_BYTES_MIN ||
-      performance.now() < this.#poolWritesUntil ||
+      this.#writeBet.isPaused(performance.now()) ||
       file.writeBack !== undefined ||
       file.largeFolios?.areInTheWay(offset, length) === true ||
       this.#needsPages(offset, length)
     ) {
       return undefined;
     }
-    return new FileIncomingWrite(file, offset, length, () => {
-      this.#poolWritesUntil = performance.now() + SLOW_WRITE_PAUSE_MS;
-    });
+    return new FileIncomingWrite(file, offset, length, this.#writeBet);
   }
 
   async write(

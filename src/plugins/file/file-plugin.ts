@@ -52,7 +52,7 @@ export interface FileOptions {
   /** Bytes; undefined: the file must exist. */
   readonly createSize: number | undefined;
   readonly fadvise: ReadAheadAdvice;
-  /** Threads that will serve the file: 1 for this one, more for others. Default: 1. */
+  /** Threads that will serve the file, this one included. Default: 1. */
   readonly threadCount?: number;
   /** Called once, when data that was acknowledged is lost. */
   readonly onLoss: () => void;
@@ -100,7 +100,10 @@ export class FilePlugin implements Plugin {
     const { threadCount = 1, onLoss, cache, windowCount, windowBytes, keepsResident, fadvise } = options;
     const createDurability = (threads?: OtherThreads): Durability =>
       new Durability({ fd, size, log, onLoss, threads });
-    this.#threads = threadCount === 1 ? undefined : new FileThreads(threadCount, createDurability);
+    this.#threads =
+      threadCount === 1
+        ? undefined
+        : new FileThreads(threadCount, createDurability, () => this.#shared.eviction?.flushed());
     this.#durability = this.#threads?.durability ?? createDurability();
     const facts: FileFacts = {
       fd,
@@ -110,14 +113,21 @@ export class FilePlugin implements Plugin {
       fadvise,
       cacheNone: cache === 'none' ? { windowCount, windowBytes, keepsResident } : undefined,
     };
+    const chunkMarks =
+      this.#threads && cache === 'none' && keepsResident ? ChunkMarks.create(size) : undefined;
     this.#shared = createSharedFile(facts, {
       durability: this.#durability,
       log,
+      threadCount,
+      chunkMarks,
+      sweepOthers: this.#threads && (() => this.#threads?.sweepOthers()),
       windowCounter: options.windowCounter,
     });
     this.#handles = new HandleSet(this.#shared, options.onUnused);
     if (this.#threads !== undefined) {
-      this.sharing = { module: ATTACHED_FILE, data: shareOf(this.info, facts, this.#threads) };
+      const { words, channels } = this.#threads;
+      const data: FileShare = { info: this.info, facts, chunkWords: chunkMarks?.words, words, channels };
+      this.sharing = { module: ATTACHED_FILE, data };
     }
   }
 
@@ -224,12 +234,6 @@ export class FilePlugin implements Plugin {
 
 /** Beside this module, built or as source. */
 const ATTACHED_FILE = new URL(`./attached-file${extname(import.meta.url)}`, import.meta.url).href;
-
-function shareOf(info: PluginInfo, facts: FileFacts, { words, channels }: FileThreads): FileShare {
-  const chunkWords =
-    facts.cacheNone?.keepsResident === true ? ChunkMarks.create(facts.size).words : undefined;
-  return { info, facts, chunkWords, words, channels };
-}
 
 /** As openFile, with the option that would help named in the error. */
 function openWithHint({ path, isReadOnly, createSize }: FileOptions): OpenFile {

@@ -1,5 +1,5 @@
 /**
- * The main thread's end of the links to the threads that serve a file (thread-link.ts). Here every FLUSH is made,
+ * The main thread's end of the links to the worker threads that serve a file (thread-link.ts). Here every FLUSH is made,
  * whoever asks: fdatasync on the one descriptor, one at a time, and one latch. Two at a time in two threads would
  * not do, because the kernel tells a write-back error to one of them only.
  */
@@ -18,32 +18,55 @@ import {
   unsettledWord,
 } from './thread-link.ts';
 
+const MAIN = 0;
+
 export class FileThreads implements OtherThreads {
   readonly durability: Durability;
   /** To be handed to the threads. */
   readonly words: Int32Array;
   readonly channels: string = `nbd-serve-file-${randomUUID()}`;
 
-  readonly #links: readonly BroadcastChannel[];
+  readonly #sweep: () => void;
+  /** By thread. */
+  readonly #links: ReadonlyMap<number, BroadcastChannel>;
   readonly #settling = new Map<number, () => void>();
   #nextId = 0;
 
-  /** `createDurability` makes the one of the file, which is to know of these threads. */
-  constructor(threadCount: number, createDurability: (threads: OtherThreads) => Durability) {
+  /**
+   * `threadCount`: of those that serve, the main one included. `createDurability` makes the one of the file, which is to
+   * know of these threads; `sweep` is called when a FLUSH has succeeded in one of them.
+   */
+  constructor(
+    threadCount: number,
+    createDurability: (threads: OtherThreads) => Durability,
+    sweep: () => void,
+  ) {
     this.durability = createDurability(this);
     this.words = createWords(threadCount);
-    this.#links = Array.from({ length: threadCount }, (_, thread) => {
-      const link = new BroadcastChannel(channelName(this.channels, thread));
-      link.onmessage = (event) => {
-        this.#receive(thread, (event as { readonly data: ToMain }).data);
-      };
-      link.unref();
-      return link;
-    });
+    this.#sweep = sweep;
+    this.#links = new Map(Array.from({ length: threadCount - 1 }, (_, index) => this.#link(1 + index)));
+  }
+
+  #link(thread: number): [number, BroadcastChannel] {
+    const link = new BroadcastChannel(channelName(this.channels, thread));
+    link.onmessage = (event) => {
+      this.#receive(thread, (event as { readonly data: ToMain }).data);
+    };
+    link.unref();
+    return [thread, link];
   }
 
   takeChanged(): boolean {
     return Atomics.exchange(this.words, CHANGED, 0) === 1;
+  }
+
+  /** Has the other threads sweep the page cache, after a FLUSH that succeeded in `thread`: here, unless told. */
+  sweepOthers(thread = MAIN): void {
+    for (const other of this.#links.keys()) {
+      if (other !== thread) {
+        this.#tell(other, { type: 'sweep' });
+      }
+    }
   }
 
   async settled(): Promise<void> {
@@ -59,7 +82,7 @@ export class FileThreads implements OtherThreads {
   }
 
   close(): void {
-    for (const link of this.#links) {
+    for (const link of this.#links.values()) {
       link.close();
     }
   }
@@ -83,11 +106,8 @@ export class FileThreads implements OtherThreads {
         Atomics.sub(this.words, unsettledWord(thread), 1);
         break;
       case 'sweep':
-        for (const other of this.#links.keys()) {
-          if (other !== thread) {
-            this.#tell(other, { type: 'sweep' });
-          }
-        }
+        this.#sweep();
+        this.sweepOthers(thread);
         break;
       case 'settled':
         this.#settling.get(message.id)?.();
@@ -109,6 +129,6 @@ export class FileThreads implements OtherThreads {
   }
 
   #tell(thread: number, message: ToThread): void {
-    this.#links[thread]?.postMessage(message);
+    this.#links.get(thread)?.postMessage(message);
   }
 }

@@ -70,7 +70,7 @@ export interface FileSurroundings {
   readonly threadCount?: number;
   /** With `keepsResident` in one thread of several. */
   readonly chunkMarks?: ChunkMarks | undefined;
-  readonly sweepOthers?: () => void;
+  readonly sweepOthers?: (() => void) | undefined;
   readonly windowCounter?: WindowCounter | undefined;
 }
 

@@ -1,6 +1,6 @@
 /**
- * How the threads that serve a file and the main thread, which owns it, come together: what a thread gets to know
- * of the file, words of shared memory, and a channel for each thread. Nothing goes over the channel for a READ or
+ * How the worker threads that serve a file and the main thread, which owns and serves it, come together: what a thread gets
+ * to know of the file, words of shared memory, and a channel for each thread. Nothing goes over the channel for a READ or
  * a WRITE; a FLUSH, or a request with FUA, is a question and its answer.
  */
 import { BackendError } from '../backend-error.ts';
@@ -22,15 +22,16 @@ export interface FileShare {
 export const CHANGED = 0;
 
 /**
- * The word of a thread that counts its calls which may hold a write-back error: those under way, and the errors
+ * The word of a worker thread, from 1 on, that counts its calls which may hold a write-back error: those under way, and the errors
  * that are told and not latched yet. A FLUSH that finds 0 after its fdatasync has missed nothing of that thread.
  */
 export function unsettledWord(thread: number): number {
-  return 1 + thread;
+  return thread;
 }
 
+/** For `threadCount` threads that serve, the main one included, which needs no word. */
 export function createWords(threadCount: number): Int32Array {
-  return new Int32Array(new SharedArrayBuffer((1 + threadCount) * Int32Array.BYTES_PER_ELEMENT));
+  return new Int32Array(new SharedArrayBuffer(threadCount * Int32Array.BYTES_PER_ELEMENT));
 }
 
 /** The name of the BroadcastChannel between the main thread and one other: a channel of two, not of all. */

@@ -4,8 +4,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import fc from 'fast-check';
 import { afterEach, describe, expect, test, vi } from 'vitest';
 import { native, type RangeDone, type WriteWindows as Windows } from '../../../src/native/binding.ts';
-import { SLOW_WRITE_PAUSE_MS } from '../../../src/plugins/file/file-handle.ts';
 import type { CacheMode, FilePlugin } from '../../../src/plugins/file/file-plugin.ts';
+import { WRITE_PAUSE_MS_MAX } from '../../../src/plugins/file/write-bet.ts';
 import type { Handle } from '../../../src/plugins/plugin.ts';
 import { createFullImage, createImage } from '../../support/image.ts';
 import { evict, Files, KiB, MiB, residentPages } from './files.ts';
@@ -312,7 +312,7 @@ describe('without waiting', () => {
       expect(await residentPages(fd)).toBe(0);
       expect(handle.writeNow?.(buffer, 0, 8192, MiB)).toBe(true);
       // Not refused because the last one lost the processor.
-      await sleep(2 * SLOW_WRITE_PAUSE_MS);
+      await sleep(2 * WRITE_PAUSE_MS_MAX);
       expect(handle.writeNow?.(buffer, 0, 4096 + 512, MiB + 512)).toBe(true);
     });
   });

@@ -1,4 +1,4 @@
-/** What FLUSH promises when several threads serve a file: the links of two threads and the main one, in one thread. */
+/** What FLUSH promises when several threads serve a file: the links of two threads and the main one, all in one thread. */
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { afterEach, expect, test } from 'vitest';
 import type { RangeResult } from '../../../src/native/call.ts';
@@ -34,7 +34,7 @@ class Rig {
 
   constructor() {
     this.threads = new FileThreads(
-      2,
+      3,
       (threads) =>
         new Durability({
           fd: 3,
@@ -49,9 +49,10 @@ class Rig {
             return new Promise((resolve) => this.syncs.push(resolve));
           },
         }),
+      () => this.sweeps.push('main'),
     );
-    this.one = this.#remote(0, 'one');
-    this.other = this.#remote(1, 'other');
+    this.one = this.#remote(1, 'one');
+    this.other = this.#remote(2, 'other');
     rigs.push(this);
   }
 
@@ -135,7 +136,7 @@ test('a FLUSH waits for calls in another thread that overlapped it, and takes th
     { operation: 'sync_file_range', errno: 'ENOSPC', lossCount: 1, ...RANGE },
   ]);
   expect(rig.lossCount).toBe(1);
-  expect([rig.unsettled(0), rig.unsettled(1)]).toEqual([0, 0]);
+  expect([rig.unsettled(1), rig.unsettled(2)]).toEqual([0, 0]);
 });
 
 test('an error that a thread is about to tell counts, too', async () => {
@@ -153,7 +154,7 @@ test('a call is counted before it can have an error', () => {
   const rig = new Rig();
   let counted = 0;
   void rig.other.watch('sync_file_range', async () => {
-    counted = rig.unsettled(1);
+    counted = rig.unsettled(2);
     return { result: 0, ...RANGE };
   });
   expect(counted).toBe(1);
@@ -166,7 +167,7 @@ test('calls that succeed delay a FLUSH and leave nothing behind', async () => {
   await rig.sync(0);
   for (const end of ends) end(0);
   expect(await flush).toBe(0);
-  expect([rig.unsettled(0), rig.unsettled(1)]).toEqual([0, 0]);
+  expect([rig.unsettled(1), rig.unsettled(2)]).toEqual([0, 0]);
 });
 
 test('a FLUSH does not wait for calls that began after it had all it needs', async () => {
@@ -227,7 +228,25 @@ test('what a thread has changed is flushed at the end, once', async () => {
 test('a FLUSH in one thread has the others sweep their pages', async () => {
   const rig = new Rig();
   rig.one.sweepOthers();
-  await eventually('the other one sweeps', () => (rig.sweeps.length > 0 ? true : undefined));
+  await eventually('the others sweep', () => (rig.sweeps.length > 1 ? true : undefined));
   await someTurns();
-  expect(rig.sweeps).toEqual(['other']);
+  expect(rig.sweeps).toEqual(['main', 'other']);
+});
+
+test('a FLUSH in the main thread has the others sweep theirs', async () => {
+  const rig = new Rig();
+  rig.threads.sweepOthers();
+  await eventually('both sweep', () => (rig.sweeps.length > 1 ? true : undefined));
+  await someTurns();
+  expect(rig.sweeps.toSorted()).toEqual(['one', 'other']);
+});
+
+test('a FLUSH in the main thread is one fdatasync, and covers calls of the others', async () => {
+  const rig = new Rig();
+  const end = watch(rig.one);
+  const flush = outcome(rig.threads.durability.flush());
+  await rig.sync(0);
+  end(-ENOSPC);
+  expect(await flush).toBe(ENOSPC);
+  expect(rig.syncCount).toBe(1);
 });
