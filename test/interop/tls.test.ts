@@ -349,7 +349,7 @@ describe('a hostile client', () => {
   });
 
   test('a handshake that stalls in TLS is cut at the deadline and frees its descriptor', async () => {
-    await using server = await serve(ours, '--handshake-timeout', '1');
+    await using server = await serve(ours, '--handshake-timeout', '1', '--threads', '1');
     const before = await server.descriptorCount();
     const clients = await Promise.all(Array.from({ length: 20 }, () => RawClient.connect(server)));
     for (const client of clients) {

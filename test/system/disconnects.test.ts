@@ -51,7 +51,7 @@ describe.each(CACHE_MODES)('with --cache %s', (cache) => {
     await using directory = await temporaryDirectory();
     const image = directory.file('disk.img');
     await createImage(image, 16 * MiB);
-    await using server = await startServer(['file', image, '--cache', cache]);
+    await using server = await startServer(['file', image, '--cache', cache, '--threads', '2']);
     const count = await idleDescriptorCount(server);
 
     const leaveAfter = async (length: number): Promise<void> => {
@@ -77,7 +77,7 @@ describe.each(CACHE_MODES)('with --cache %s', (cache) => {
     await using directory = await temporaryDirectory();
     const image = directory.file('disk.img');
     await createImage(image, 64 * MiB, [{ offset: 0, length: 32 * MiB }]);
-    await using server = await startServer(['file', image, '--cache', cache]);
+    await using server = await startServer(['file', image, '--cache', cache, '--threads', '2']);
     const count = await idleDescriptorCount(server);
     const random = randomNumbers(20);
 
