@@ -129,7 +129,12 @@ void SplicePipe::write(int file, int64_t offset, size_t length, Moved* moved) {
     }
   }
   held_ -= moved->written;
-  moved->is_slow = is_refused || (now() - begin > kSlowNanoseconds && waits() != waits_before);
+  const uint64_t taken = now() - begin;
+  if (taken > kSlowNanoseconds && waits() != waits_before) {
+    moved->waited_microseconds = static_cast<int64_t>(taken / 1000);
+  } else if (is_refused) {
+    moved->waited_microseconds = 1;
+  }
 }
 
 int64_t SplicePipe::write_by_copy(int file, int64_t offset, size_t length) {
@@ -167,7 +172,7 @@ void SplicePipe::discard() {
 
 SplicePipe::~SplicePipe() = default;
 int SplicePipe::open() { return -ENOSYS; }
-SplicePipe::Moved SplicePipe::move(int, int, int64_t, size_t, size_t, bool, bool) { return {-ENOSYS, 0, 0, false}; }
+SplicePipe::Moved SplicePipe::move(int, int, int64_t, size_t, size_t, bool, bool) { return {-ENOSYS, 0, 0, 0}; }
 void SplicePipe::take(uint8_t*, size_t) {}
 
 #endif

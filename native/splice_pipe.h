@@ -23,9 +23,9 @@ class SplicePipe {
     size_t written = 0;
     // 0, or -errno when they are not all in the file: some may be. -ENODATA: they lie past its end.
     int64_t error = 0;
-    // The write has waited for something other than the processor, for more than kSlowNanoseconds; or the file takes no
-    // splices.
-    bool is_slow = false;
+    // Microseconds that the write took, when it has waited for something other than the processor and took more than
+    // kSlowNanoseconds, or 1 when the file takes no splices; else 0.
+    int64_t waited_microseconds = 0;
   };
 
   static constexpr uint64_t kSlowNanoseconds = 1000 * 1000;

@@ -250,7 +250,7 @@ void StreamSocket::receive_in_file() {
     written += moved.written;
     file_offset_ += static_cast<int64_t>(moved.written);
     file_length_ -= moved.written;
-    if (moved.is_slow) file_state_ = 1;
+    if (moved.waited_microseconds > 0) file_state_ = moved.waited_microseconds;
     if (moved.error != 0) file_state_ = moved.error;
   } while (moved.taken > 0 && file_state_ == 0 && file_length_ > 0 && written < kFilePieceBytes);
   if (file_length_ == 0 || file_state_ < 0) end_file();

@@ -60,7 +60,8 @@ class StreamSocket {
   bool expect_in_file(int file, int64_t offset, size_t length, bool must_be_inside);
   // Ends that. Bytes that were received and neither written nor told, less than a page, go to `data`: how many.
   size_t leave_file(uint8_t* data, size_t length);
-  // Of the last piece that went to a file: 0, -errno when it is not all there, or 1 when it had to wait.
+  // Of the last piece that went to a file: 0, -errno when it is not all there, or the microseconds that it took when it
+  // had to wait.
   int64_t file_state() const { return file_state_; }
   // At most so many bytes at a time go to the buffer of start() from now on; 0: as many as it has room for.
   void limit(size_t length) { limit_ = length; }

@@ -4,7 +4,6 @@ import { FilePlugin } from '../plugins/file/file-plugin.ts';
 import { sizeBetween } from './argument-parsers.ts';
 import { fileOptions, fileServingCommand } from './file-options.ts';
 import { serve } from './serve.ts';
-import { defaultThreads } from './serving-threads.ts';
 
 /** `finish` gets the exit code. */
 export function fileCommand(finish: (code: number) => void) {
@@ -20,10 +19,9 @@ export function fileCommand(finish: (code: number) => void) {
     .action(async (path, options) => {
       const shared = fileOptions(options);
       const { create: createSize, fadvise, cache } = options;
-      const threadsDefault = cache === 'default' ? defaultThreads(options) : 1;
       finish(
         await serve(
-          { ...options, threadsDefault },
+          options,
           ({ log, ...context }) => FilePlugin.open({ ...shared, ...context, path, createSize, fadvise }, log),
           { file: path, cache },
         ),

@@ -19,7 +19,7 @@ import { PidFile } from './pid-file.ts';
 import { commandVariables, type RunningCommand, runCommand } from './run-command.ts';
 import { ServiceManager } from './service-manager.ts';
 import type { ServingOptions } from './serving-options.ts';
-import { startThreads, ThreadsInUse, threadCountOf } from './serving-threads.ts';
+import { startThreads, startThreadsBehind, ThreadsInUse, threadCountOf } from './serving-threads.ts';
 import { inheritedSockets } from './socket-activation.ts';
 import { StopReasons } from './stop-reasons.ts';
 
@@ -72,6 +72,10 @@ export async function serveExports(
     const surroundings = { options, log, writeLog: write, leftovers, stop, manager, threads };
     code = await Promise.race([run(surroundings, openExports, about), stop.insisted]);
     return code;
+  } catch (error) {
+    // Whoever tells it must still run.
+    await threads.started?.terminate();
+    throw error;
   } finally {
     leftovers.removeAll();
     const isLogWritten = await end();
@@ -125,6 +129,8 @@ async function run(surroundings: Surroundings, openExports: OpenExports, about: 
     throw error;
   }
 
+  threads ??= startThreadsBehind(options, exports, tls, writeLog, log);
+  surroundings.threads.started = threads;
   const server = new Server({
     registry: exports,
     log,

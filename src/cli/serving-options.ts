@@ -79,7 +79,7 @@ export function servingCommand(name: string) {
     .addOption(new Option(FILTER_FLAGS, FILTER_DESCRIPTION).argParser(collectFilter).default([], 'none'))
     .option(
       '--threads <count>',
-      'threads that serve; each connection belongs to one of them (default: 2 for file with --cache default and for memory, both without --filter, where there are as many processors; 1 otherwise)',
+      'threads that serve; each connection belongs to one of them (default: 2 for memory without --filter, where there are as many processors; 1 otherwise)',
       integerBetween(1, THREAD_COUNT_MAX),
     )
     .option(

@@ -1,18 +1,17 @@
-/** `--threads`: the threads that serve beside the main one, started before anything listens. */
+/** `--threads`: the threads that serve beside the main one. */
 import { availableParallelism } from 'node:os';
 import { THREAD_COUNT_DEFAULT_MAX } from '../limits.ts';
+import type { Logger } from '../log.ts';
 import { native } from '../native/binding.ts';
-import type { ExportSource } from '../plugins/export-source.ts';
+import type { ExportSource, SharedExport } from '../plugins/export-source.ts';
 import { ServingThreads } from '../server/threads.ts';
 import { CommandError } from './command-error.ts';
 import type { LoadedTls } from './load-tls.ts';
 import type { ServingOptions } from './serving-options.ts';
 
 /**
- * For exports that know several threads. Four connections, to the same with one thread: memory 1.2 to 1.5; a cached file
- * over TCP 64 KiB mixed 1.31, 1 MiB WRITEs 1.27, 256 KiB READs 1.08, over a Unix socket 1.15, 1.11 and 1.0, but 256 KiB WRITEs
- * 0.90; 4 KiB READs 0.95, and 1.4 times the processor time (2 cores shared with the client, 2026-11). With `--cache none` each
- * would have half the windows.
+ * For exports that gain from several threads: four connections to memory 1.2 to 1.5 times. A cached file does not, of which
+ * READs are sent without a copy and whose writers wait for each other (docs/threads.md).
  */
 export function defaultThreads({ filter }: Pick<ServingOptions, 'filter'>): number {
   return filter.length > 0 ? 1 : Math.min(availableParallelism(), THREAD_COUNT_DEFAULT_MAX);
@@ -23,37 +22,27 @@ export function threadCountOf({ threads, threadsDefault = 1 }: ServingOptions): 
   return threads ?? threadsDefault;
 }
 
-/**
- * Undefined when the main thread serves alone. Those that were asked for are waited for; others come when they can, 0.1 s
- * later, and the main thread serves meanwhile.
- */
+/** Those that were asked for, ready to serve; undefined when none was. */
 export async function startThreads(
   options: ServingOptions,
   source: ExportSource,
   tls: LoadedTls | undefined,
   writeLog: (line: string) => void,
 ): Promise<ServingThreads | undefined> {
-  const threadCount = threadCountOf(options);
-  if (threadCount === 1) {
+  if (options.threads === undefined || options.threads === 1) {
     return undefined;
   }
   const exports = source.shared?.();
   if (exports === undefined) {
     throw new CommandError('This export can be served by one thread only: leave --threads out');
   }
+  const threads = createThreads(options, exports, tls, writeLog, false);
   const material = tls?.credentials.material;
-  const threads = new ServingThreads({
-    threadCount,
-    exports,
-    isTiming: options.metrics !== undefined,
-    logLevel: options.logLevel,
-    handshakeSeconds: options.handshakeTimeout,
-    busyPollMicroseconds: options.busyPoll,
-    tls: tls && material && { mode: tls.mode, material },
-    log: { write: writeLog },
-  });
-  if (options.threads !== undefined) {
-    await ready(threads);
+  try {
+    await threads.ready;
+  } catch (error) {
+    await threads.terminate();
+    throw error;
   }
   if (tls !== undefined && tls.credentials.material !== material) {
     // Read again while the threads started.
@@ -62,13 +51,53 @@ export async function startThreads(
   return threads;
 }
 
-async function ready(threads: ServingThreads): Promise<void> {
-  try {
-    await threads.ready;
-  } catch (error) {
-    await threads.terminate();
-    throw error;
+/**
+ * Those that nobody asked for: they serve 0.1 s later, the main thread alone until then, and also when they cannot start.
+ * For a server that listens, so that none is ended as it begins. Undefined when the main thread is to serve alone.
+ */
+export function startThreadsBehind(
+  options: ServingOptions,
+  source: ExportSource,
+  tls: LoadedTls | undefined,
+  writeLog: (line: string) => void,
+  log: Logger,
+): ServingThreads | undefined {
+  const exports = source.shared?.();
+  if (options.threads !== undefined || threadCountOf(options) === 1 || exports === undefined) {
+    return undefined;
   }
+  const alone = (err: unknown): void => {
+    log.warn({ err }, 'Another thread cannot start; the main thread serves alone');
+  };
+  try {
+    const threads = createThreads(options, exports, tls, writeLog, true);
+    threads.ready.catch(alone);
+    return threads;
+  } catch (error) {
+    alone(error);
+    return undefined;
+  }
+}
+
+function createThreads(
+  options: ServingOptions,
+  exports: readonly SharedExport[],
+  tls: LoadedTls | undefined,
+  writeLog: (line: string) => void,
+  isOptional: boolean,
+): ServingThreads {
+  const material = tls?.credentials.material;
+  return new ServingThreads({
+    threadCount: threadCountOf(options),
+    exports,
+    isOptional,
+    isTiming: options.metrics !== undefined,
+    logLevel: options.logLevel,
+    handshakeSeconds: options.handshakeTimeout,
+    busyPollMicroseconds: options.busyPoll,
+    tls: tls && material && { mode: tls.mode, material },
+    log: { write: writeLog },
+  });
 }
 
 /** The threads of a server, for whoever ends the process. */

@@ -77,7 +77,10 @@ export interface StreamSocket {
   leave_file(buffer: Uint8Array, start: number, length: number): number;
   /** Forgets what was expected: bytes go where they usually go. */
   expect_nothing(): void;
-  /** Of the last piece for a file: 0, 1 when its write had to wait, or -errno when it is not all there (-ENODATA: the end). */
+  /**
+   * Of the last piece for a file: 0, the microseconds that its write took when it had to wait (1: the file takes no
+   * splices), or -errno when it is not all there (-ENODATA: the end).
+   */
   file_state(): number;
   /** At most so many bytes at a time go where they usually go; 0: as many as there is room for. */
   limit(length: number): void;

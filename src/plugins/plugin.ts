@@ -89,8 +89,8 @@ export interface IncomingWrite {
   /** The file may have been truncated: what lies past its end must not be written. */
   readonly mustBeInside: boolean;
   /**
-   * A piece was written, with an `outcome`: 0, 1 when that had to wait, or -errno when it is not all there (-ENODATA: it
-   * lies past the end). False: no more pieces. Throws a BackendError when the WRITE has failed.
+   * A piece was written, with an `outcome`: 0, the microseconds that it took when it had to wait, or -errno when it is not
+   * all there (-ENODATA: it lies past the end). False: no more pieces. Throws a BackendError when the WRITE has failed.
    */
   wrote(outcome: number): boolean;
 }

@@ -30,6 +30,8 @@ export interface WorkerThread {
 export interface ThreadsOptions extends Omit<ThreadSetup, 'thread'> {
   /** Where the threads' log lines go. */
   readonly log: { write(line: string): unknown };
+  /** A thread that ends before it is ready is no death: the main thread serves without. Default: false. */
+  readonly isOptional?: boolean;
   readonly startThread?: (setup: ThreadSetup) => WorkerThread;
 }
 
@@ -42,16 +44,18 @@ export class ServingThreads {
 
   /** Starts one thread less than `threadCount`. */
   constructor(options: ThreadsOptions) {
-    const { log, startThread = startWorker, ...shared } = options;
+    const { log, isOptional = false, startThread = startWorker, ...shared } = options;
     this.#threads = Array.from({ length: options.threadCount - 1 }, (_, index) => {
       const thread = 1 + index;
-      const died = (error: ThreadDiedError): void => {
-        this.#died.abort(error);
+      const died = (error: ThreadDiedError, wasReady: boolean): void => {
+        if (wasReady || !isOptional) {
+          this.#died.abort(error);
+        }
       };
       return new ServingThread(startThread({ ...shared, thread }), thread, log, died);
     });
     this.ready = Promise.all(this.#threads.map(({ ready }) => ready)).then(() => undefined);
-    // `died` tells it as well.
+    // Whoever wants to know asks.
     this.ready.catch(() => undefined);
   }
 
@@ -115,10 +119,10 @@ export class ServingThreads {
 
   /**
    * Has every thread answer what is in flight, within the deadlines of a shutdown, and ends it. Rejects when one
-   * could not, or died; then the threads run on, because to end one takes as long as the disk calls in its pool.
+   * could not, or died; then the threads run on, because to end one takes as long as the disk calls in its pool. One that is
+   * not ready yet has nothing to answer, and runs on, too: Node has crashed where a thread was ended as it began.
    */
   async close(): Promise<void> {
-    // Those that are not ready yet have nothing to answer, and are not waited for.
     const ready = this.#threads.filter(({ isReady }) => isReady);
     for (const thread of ready) {
       thread.tell({ type: 'close' });
@@ -128,7 +132,8 @@ export class ServingThreads {
     if (failed !== undefined) {
       throw failed.reason;
     }
-    await this.terminate();
+    await Promise.all(ready.map((thread) => thread.terminate()));
+    this.#isRunning = ready.length < this.#threads.length;
   }
 
   /** Ends the threads as they are. */
@@ -153,7 +158,7 @@ class ServingThread {
     worker: WorkerThread,
     thread: number,
     log: ThreadsOptions['log'],
-    died: (error: ThreadDiedError) => void,
+    died: (error: ThreadDiedError, wasReady: boolean) => void,
   ) {
     this.#worker = worker;
     const ready = deferred();
@@ -183,7 +188,7 @@ class ServingThread {
         const error = new ThreadDiedError(`Thread ${thread} ended: ${reason}`, { cause });
         ready.reject(error);
         closed.reject(error);
-        died(error);
+        died(error, this.isReady);
       }
     };
     worker.on('error', (error) => {

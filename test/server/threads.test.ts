@@ -41,8 +41,9 @@ class Rig {
   readonly lines: string[] = [];
   readonly threads: ServingThreads;
 
-  constructor(workerCount: number) {
+  constructor(workerCount: number, isOptional = false) {
     this.threads = new ServingThreads({
+      isOptional,
       threadCount: 1 + workerCount,
       exports: [{ name: 'disk', description: '', module: 'file:///plugin.js', data: { fd: 3 } }],
       isTiming: false,
@@ -166,7 +167,20 @@ test('a thread that dies before it is ready is told, to who waits and to who doe
   expect(rig.fakes.map(({ terminateCount }) => terminateCount)).toEqual([1, 1]);
 });
 
-test('threads that are not ready get no connection, and are not waited for at the end', async () => {
+test('one that is optional and ends before it is ready is no death; later it is', async () => {
+  const rig = new Rig(2, true);
+  const [first, second] = rig.fakes;
+  first?.emit('error', new Error('Cannot find module'));
+  second?.say({ type: 'ready', counterMemory: COUNTERS });
+  await expect(rig.threads.ready).rejects.toThrow('Thread 1 ended: Cannot find module');
+  expect(rig.threads.died.aborted).toBe(false);
+  void rig.threads.serve(10, 1);
+  expect(second?.descriptors).toEqual([10]);
+  second?.emit('exit', 7);
+  expect(reasonOf(rig.threads).message).toBe('Thread 2 ended: exit code 7');
+});
+
+test('threads that are not ready get no connection, and are neither waited for nor ended', async () => {
   const rig = new Rig(2);
   expect(rig.threads.leastConnectionCount).toBe(Number.POSITIVE_INFINITY);
   expect(() => rig.threads.serve(10, 1)).toThrow('Bug: ');
@@ -183,8 +197,10 @@ test('threads that are not ready get no connection, and are not waited for at th
     [],
     ['connection', 'connection', 'close'],
   ]);
-  expect(rig.fakes.map(({ terminateCount }) => terminateCount)).toEqual([1, 1]);
+  expect(rig.fakes.map(({ terminateCount }) => terminateCount)).toEqual([0, 1]);
   expect(rig.threads.died.aborted).toBe(false);
+  // The process ends without it.
+  expect(rig.threads.isRunning).toBe(true);
 });
 
 test('close waits until all threads have closed, then ends them; that is no death', async () => {

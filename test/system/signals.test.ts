@@ -187,6 +187,8 @@ describe.each([
     await createFullImage(image, count * length);
     const options = await tcpOptions(isSecure, directory.file('tls'));
     await using server = await startServer(['file', image, ...options, ...threads]);
+    // The second connection belongs to the second thread, where there is one.
+    await using _idle = threadCount > 1 ? await openOverTcp(server, isSecure) : undefined;
     await using client = await openOverTcp(server, isSecure);
     const reads = Array.from({ length: count }, (_, index) =>
       encodeRequest({ type: COMMAND.read, cookie: BigInt(index), offset: index * length, length }),

@@ -58,9 +58,9 @@ h[3].flush()
 for each in h:
     assert each.pread(SIZE // 2, 0) == model[:SIZE // 2]
     assert each.pread(SIZE // 2, SIZE // 2) == model[SIZE // 2:]
-with open(arguments[1], 'rb') as file:
-    assert file.read() == model
-    file.seek(0)
+for path in arguments[1:]:
+    with open(path, 'rb') as file:
+        assert file.read() == model
 `;
 
 async function expectNothingResident(what: string, probe: PageCacheProbe): Promise<void> {
@@ -112,13 +112,10 @@ describe.each(CACHE_MODES.flatMap((cache) => [2, 4].map((threads) => [cache, thr
   },
 );
 
-test('without the option, connections that come before and after the second thread see one disk', async () => {
-  await using directory = await temporaryDirectory();
-  const image = directory.file('disk.img');
-  await createImage(image, 16 * MiB);
-  await using server = await startServer(['file', image]);
-  for (let round = 0; round < 3; round += 1) {
-    await python(server.uri, TOGETHER, [String(round), image]);
+test('without --threads, connections that come before and after the second thread see one RAM disk', async () => {
+  await using server = await startServer(['memory', '16M']);
+  for (let round = 0; round < 4; round += 1) {
+    await python(server.uri, TOGETHER, [String(round)]);
     await python(server.uri, 'connect().zero(16 << 20, 0)');
   }
 });
@@ -134,26 +131,31 @@ async function unwrittenPages(path: string): Promise<number> {
   return (counts[1] ?? 0) + (counts[2] ?? 0);
 }
 
-test.each(CACHE_MODES)('FLUSH covers what another thread was answered, --cache %s', async (cache) => {
-  await using directory = await temporaryDirectory();
-  const image = directory.file('disk.img');
-  await createImage(image, 16 * MiB);
-  await using server = await startServer(['file', image, '--cache', cache, '--threads', '2']);
-  await using writer = await RawClient.connect(server);
-  await writer.handshake();
-  await using flusher = await RawClient.connect(server);
-  await flusher.handshake();
-  for (let round = 0; round < 8; round += 1) {
-    // Less than a window: with --cache none it is still filling.
-    const data = noise(100_000 + round, round);
-    await writer.send(encodeRequest({ type: COMMAND.write, offset: round * MiB, data }));
-    expect(await writer.receiveReply()).toMatchObject({ error: 0 });
-    expect(await unwrittenPages(image)).toBeGreaterThan(0);
-    await flusher.send(encodeRequest({ type: COMMAND.flush }));
-    expect(await flusher.receiveReply()).toMatchObject({ error: 0 });
-    expect(await unwrittenPages(image)).toBe(0);
-  }
-});
+test.each(CACHE_MODES.flatMap((cache) => ['main', 'second'].map((who) => [cache, who] as const)))(
+  'FLUSH covers what another thread was answered, --cache %s, the %s thread flushes',
+  async (cache, who) => {
+    await using directory = await temporaryDirectory();
+    const image = directory.file('disk.img');
+    await createImage(image, 16 * MiB);
+    await using server = await startServer(['file', image, '--cache', cache, '--threads', '2']);
+    // The main thread has the first connection.
+    await using first = await RawClient.connect(server);
+    await first.handshake();
+    await using second = await RawClient.connect(server);
+    await second.handshake();
+    const [writer, flusher] = who === 'main' ? [second, first] : [first, second];
+    for (let round = 0; round < 8; round += 1) {
+      // Less than a window: with --cache none it is still filling.
+      const data = noise(100_000 + round, round);
+      await writer.send(encodeRequest({ type: COMMAND.write, offset: round * MiB, data }));
+      expect(await writer.receiveReply()).toMatchObject({ error: 0 });
+      expect(await unwrittenPages(image)).toBeGreaterThan(0);
+      await flusher.send(encodeRequest({ type: COMMAND.flush }));
+      expect(await flusher.receiveReply()).toMatchObject({ error: 0 });
+      expect(await unwrittenPages(image)).toBe(0);
+    }
+  },
+);
 
 test.each(['flush', 'idle'])('nothing is resident after %s, in whichever thread', async (how) => {
   await using directory = await temporaryDirectory();

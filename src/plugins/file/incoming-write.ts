@@ -41,10 +41,8 @@ export class FileIncomingWrite implements IncomingWrite {
         ? truncated('pwrite', this.#offset, this.#length)
         : durability.failed(new BackendError(errnoOf(outcome), 'pwrite', this.#offset, this.#length));
     }
-    if (outcome === 0) {
-      this.#bet.won();
-    } else {
-      this.#bet.lost(performance.now());
+    if (outcome > 0) {
+      this.#bet.lost(outcome / 1000, performance.now());
     }
     return outcome === 0;
   }

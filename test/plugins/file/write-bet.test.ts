@@ -1,6 +1,6 @@
 /** When writes are left to the pool, and for how long. */
 import { expect, test } from 'vitest';
-import { WRITE_PAUSE_MS_MAX, WRITE_PAUSE_MS_MIN, WriteBet } from '../../../src/plugins/file/write-bet.ts';
+import { WRITE_PAUSE_MS_MAX, WriteBet } from '../../../src/plugins/file/write-bet.ts';
 
 /** Milliseconds from `now` until it writes again. */
 function pauseAt(bet: WriteBet, now: number): number {
@@ -17,24 +17,22 @@ test('quick writes are no reason for a pause', () => {
   }
 });
 
-test('slow ones, each after the last pause, make longer and longer pauses, up to a bound', () => {
+test.each([
+  [1.1, 11],
+  [4, 40],
+  [50, WRITE_PAUSE_MS_MAX],
+  [500, WRITE_PAUSE_MS_MAX],
+])('a write that took %d ms is worth a pause of %d ms, each time anew', (milliseconds, pause) => {
   const bet = new WriteBet();
-  const pauses: number[] = [];
-  for (let now = 0, count = 0; count < 8; count += 1) {
-    bet.observe(1.5, now);
-    pauses.push(pauseAt(bet, now));
-    now += WRITE_PAUSE_MS_MAX;
-    // As a throttled writer does.
-    for (let quick = 0; quick < 32; quick += 1) bet.observe(0.01, now);
+  for (let now = 5; now < 10_000; now += 2000) {
+    bet.observe(milliseconds, now);
+    expect(pauseAt(bet, now)).toBe(pause);
+    for (let quick = 0; quick < 1000; quick += 1) bet.observe(0.01, now + 1500);
   }
-  expect(pauses).toEqual([5, 10, 20, 40, 80, 100, 100, 100]);
 });
 
-test('a slow one among many quick ones is the first again', () => {
+test('a file that takes no splices is tried again soon', () => {
   const bet = new WriteBet();
-  for (let now = 0; now < 10_000; now += 1000) {
-    bet.lost(now);
-    expect(pauseAt(bet, now)).toBe(WRITE_PAUSE_MS_MIN);
-    for (let quick = 0; quick < 64; quick += 1) bet.observe(0.01, now + 500);
-  }
+  bet.lost(0.001, 100);
+  expect(pauseAt(bet, 100)).toBe(5);
 });
