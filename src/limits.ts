@@ -49,7 +49,10 @@ export const LISTEN_BACKLOG = 1024;
  */
 export const THREAD_COUNT_MAX = 64;
 
-/** Threads that serve unless told, where there are as many processors and the export gains from several: above it nothing was measured. */
+/**
+ * Threads that serve unless told, where there are as many processors and the export gains from several: above it nothing
+ * was measured.
+ */
 export const THREAD_COUNT_DEFAULT_MAX = 2;
 
 /** Bytes of payloads and replies in flight per connection; above it the server stops reading from it. */

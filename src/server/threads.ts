@@ -55,7 +55,7 @@ export class ServingThreads {
       return new ServingThread(startThread({ ...shared, thread }), thread, log, died);
     });
     this.ready = Promise.all(this.#threads.map(({ ready }) => ready)).then(() => undefined);
-    // Whoever wants to know asks.
+    // Not unhandled: whoever wants to know waits for it.
     this.ready.catch(() => undefined);
   }
 
@@ -120,7 +120,7 @@ export class ServingThreads {
   /**
    * Has every thread answer what is in flight, within the deadlines of a shutdown, and ends it. Rejects when one
    * could not, or died; then the threads run on, because to end one takes as long as the disk calls in its pool. One that is
-   * not ready yet has nothing to answer, and runs on, too: Node has crashed where a thread was ended as it began.
+   * not ready yet has nothing to answer, and runs on, too: to end one as it begins has crashed Node (nodejs/node#25134).
    */
   async close(): Promise<void> {
     const ready = this.#threads.filter(({ isReady }) => isReady);

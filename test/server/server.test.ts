@@ -1,7 +1,7 @@
 /** The server as a whole: how many it serves at a time, and its orderly end. */
 import { closeSync, readdirSync } from 'node:fs';
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import { expect, test } from 'vitest';
+import { expect, test, vi } from 'vitest';
 import { native } from '../../src/native/binding.ts';
 import { Counters } from '../../src/server/counters.ts';
 import { ExportRegistry } from '../../src/server/export-registry.ts';
@@ -149,6 +149,27 @@ test('serves itself what no other thread has fewer connections for', async () =>
   await rig.server.close();
   expect(threads.closeCount).toBe(1);
   expect(plugin.closeCount).toBe(1);
+});
+
+test.each([
+  [undefined, 16],
+  [2, 16],
+  [4, 8],
+  [64, 4],
+])('of %s threads that serve each has a pool of %d', (threadCount, expected) => {
+  const setPoolSize = vi.spyOn(native, 'set_pool_size').mockImplementation(() => {});
+  new Server({
+    registry: new ExportRegistry([]),
+    log: new FakeLog(),
+    counters: new Counters(false),
+    connectionCountMax: 1,
+    handshakeSeconds: 60,
+    busyPollMicroseconds: 50,
+    tls: undefined,
+    ...(threadCount === undefined ? {} : { threadCount }),
+  });
+  expect(setPoolSize.mock.calls).toEqual([[expected]]);
+  setPoolSize.mockRestore();
 });
 
 test('a thread that cannot close fails the close, and its own connections end all the same', async () => {

@@ -22,8 +22,8 @@ export interface FileShare {
 export const CHANGED = 0;
 
 /**
- * The word of a worker thread, from 1 on, that counts its calls which may hold a write-back error: those under way, and the errors
- * that are told and not latched yet. A FLUSH that finds 0 after its fdatasync has missed nothing of that thread.
+ * The word of a worker thread, from 1 on, that counts its calls which may hold a write-back error: those under way, and the
+ * errors that are told and not latched yet. A FLUSH that finds 0 after its fdatasync has missed nothing of that thread.
  */
 export function unsettledWord(thread: number): number {
   return thread;
