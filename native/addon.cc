@@ -2,7 +2,7 @@
 #include <napi.h>
 #include <unistd.h>
 
-#include "direct_reader_binding.h"
+#include "direct_file_binding.h"
 #include "environment.h"
 #include "file_io_binding.h"
 #include "marshal.h"
@@ -57,7 +57,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   export_file_io(env, exports);
   export_memory(env, exports);
   export_page_cache(env, exports);
-  export_direct_reader(env, exports);
+  export_direct_file(env, exports);
   export_write_windows(env, exports);
   export_socket(env, exports);
   export_stream_socket(env, exports);

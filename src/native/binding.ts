@@ -135,8 +135,8 @@ export interface WriteWindows {
   counts(): readonly [written: number, waited: number, evicted: number];
 }
 
-/** native/direct_reader: reads that leave nothing in the page cache. */
-export interface DirectReader {
+/** native/direct_file: reads that leave nothing in the page cache. */
+export interface DirectFile {
   /**
    * Reads until `length` bytes or the end of the file, with O_DIRECT where nothing of the range is cached (by
    * cachestat), else through the cache. Any alignment: bytes read, or -errno.
@@ -293,12 +293,12 @@ export interface Binding {
   split_folios(fd: number, offset: number, length: number, done: Done): void;
   readonly page_size: number;
 
-  // native/direct_reader
+  // native/direct_file
   /** `fd` reads through the page cache, `directFd` was opened with O_DIRECT; both stay the caller's. */
-  DirectReader: new (
+  DirectFile: new (
     fd: number,
     directFd: number,
-  ) => DirectReader;
+  ) => DirectFile;
 
   // native/write_windows
   /** `windowCount` 0 to 4096: full windows that stay in flight; `windowBytesMax` at least 1. */

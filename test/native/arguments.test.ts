@@ -123,7 +123,7 @@ describe('slices', () => {
     [8, 9, 'length'],
     [MAX, MAX, 'start'],
   ])('start %d and length %d are refused for 16 bytes', (start, length, argument) => {
-    const reader = new native.DirectReader(0, 0);
+    const reader = new native.DirectFile(0, 0);
     for (const action of [
       () => reader.read(buffer, start, length, 0, done),
       () => native.preadv2(0, buffer, start, length, 0, 0),

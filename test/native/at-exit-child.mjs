@@ -22,7 +22,7 @@ function nothing() {}
 /** As many reads as the queue holds, of a file of 1 MiB. */
 function floodOfQueuedReads(done) {
   writeSync(fd, Buffer.alloc(MiB, 1));
-  const reader = new native.DirectReader(fd, openSync(path, constants.O_RDONLY | constants.O_DIRECT));
+  const reader = new native.DirectFile(fd, openSync(path, constants.O_RDONLY | constants.O_DIRECT));
   native.fdatasync(fd, () => {
     for (let index = 0; index < 256; index += 1) {
       reader.read_queued(Buffer.alloc(4096), 0, 4096, index * 4096, done);

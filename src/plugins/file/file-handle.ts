@@ -2,7 +2,7 @@
  * One connection's open of a file: reads and writes that try without waiting and hop to the addon's thread
  * pool when they must.
  */
-import { type DirectReader, native } from '../../native/binding.ts';
+import { type DirectFile, native } from '../../native/binding.ts';
 import { call } from '../../native/call.ts';
 import { RWF_NOWAIT } from '../../native/constants.ts';
 import { EINVAL, EIO, ENOSYS, EOPNOTSUPP, errnoOf } from '../../native/errno.ts';
@@ -20,7 +20,7 @@ import { WriteBet } from './write-bet.ts';
 const READ_NOW_BYTES_MAX = 128 * 1024;
 
 /**
- * Shortest read that always bypasses the page cache with `--cache none` (native/direct_reader.h). Below it a disk
+ * Shortest read that always bypasses the page cache with `--cache none` (native/direct_file.h). Below it a disk
  * request costs more than what read-ahead through the cache does (4 KiB: 0.28 against 0.4 GB/s), where reads follow
  * each other; where they do not, each is a disk request anyway (native/direct_queue.h).
  */
@@ -91,11 +91,11 @@ export class FileHandle implements Handle {
 
   async read(buffer: Uint8Array, start: number, length: number, offset: number): Promise<void> {
     const { fd, eviction } = this.#file;
-    const directReader = this.#isDirect(offset, length) ? this.#file.directReader : undefined;
+    const directFile = this.#isDirect(offset, length) ? this.#file.directFile : undefined;
     this.#follow(offset, length);
     this.#pendingReadBytes += length;
-    if (directReader !== undefined && length < DIRECT_READ_BYTES_MIN && this.#canQueue) {
-      const result = await this.#readQueued(directReader, buffer, start, length, offset);
+    if (directFile !== undefined && length < DIRECT_READ_BYTES_MIN && this.#canQueue) {
+      const result = await this.#readQueued(directFile, buffer, start, length, offset);
       if (result === length) {
         // Nothing of it was in the cache, on whose account nobody has to remember it.
         this.#pendingReadBytes -= length;
@@ -104,10 +104,10 @@ export class FileHandle implements Handle {
     }
     eviction?.beginRead(offset, length);
     const result = await call((done) => {
-      if (directReader === undefined) {
+      if (directFile === undefined) {
         native.pread_async(fd, buffer, start, length, offset, done);
       } else {
-        directReader.read(buffer, start, length, offset, done);
+        directFile.read(buffer, start, length, offset, done);
       }
     });
     this.#pendingReadBytes -= length;
@@ -253,14 +253,14 @@ export class FileHandle implements Handle {
 
   /** The word on every error comes from the ordinary way. */
   async #readQueued(
-    reader: DirectReader,
+    directFile: DirectFile,
     buffer: Uint8Array,
     start: number,
     length: number,
     offset: number,
   ): Promise<number> {
     const result = await call((done) => {
-      const submitted = reader.read_queued(buffer, start, length, offset, done);
+      const submitted = directFile.read_queued(buffer, start, length, offset, done);
       if (submitted < 0) {
         done(submitted);
       }
@@ -273,7 +273,7 @@ export class FileHandle implements Handle {
 
   #follow(offset: number, length: number): void {
     const isClientAhead =
-      length >= DIRECT_READ_BYTES_MIN && this.#file.directReader !== undefined
+      length >= DIRECT_READ_BYTES_MIN && this.#file.directFile !== undefined
         ? this.#pendingReadBytes > 0
         : this.#pendingReadBytes >= CLIENT_AHEAD_BYTES;
     this.#readAhead?.follow(offset, length, isClientAhead);
@@ -281,7 +281,7 @@ export class FileHandle implements Handle {
 
   /** A read that bypasses the page cache, where nothing of it is cached. */
   #isDirect(offset: number, length: number): boolean {
-    if (this.#file.directReader === undefined) {
+    if (this.#file.directFile === undefined) {
       return false;
     }
     return (

@@ -1,6 +1,6 @@
 /** What the handles of one file share, and the plugin owns; in each thread of several that serve it. */
 import type { Logger } from '../../log.ts';
-import { type DirectReader, native } from '../../native/binding.ts';
+import { type DirectFile, native } from '../../native/binding.ts';
 import type { WindowCounter } from '../window-counter.ts';
 import { CacheEviction } from './cache-eviction.ts';
 import type { FileDurability } from './durability.ts';
@@ -52,7 +52,7 @@ export interface SharedFile {
   readonly eviction: CacheEviction | undefined;
   readonly writeBack: WriteBack | undefined;
   /** Undefined with `--cache default`, and where the file takes no O_DIRECT. */
-  readonly directReader: DirectReader | undefined;
+  readonly directFile: DirectFile | undefined;
   /** Undefined with `--cache none`, which lets no folio grow old, and where they are in nobody's way. */
   readonly largeFolios: LargeFolios | undefined;
   /** Reads are sent from the page cache; false with `--cache none`, where hardly anything is in it. */
@@ -78,7 +78,7 @@ export function createSharedFile(facts: FileFacts, surroundings: FileSurrounding
   const { fd, directFd, size, isBlockDevice, fadvise, cacheNone } = facts;
   const { durability, log, threadCount = 1, chunkMarks, sweepOthers, windowCounter } = surroundings;
   const bounds = new FileBounds(fd, size, !isBlockDevice);
-  const directReader = directFd === undefined ? undefined : new native.DirectReader(fd, directFd);
+  const directFile = directFd === undefined ? undefined : new native.DirectFile(fd, directFd);
   const writeBack = cacheNone && new WriteBack({ fd, ...cacheNone, durability, threadCount, windowCounter });
   return {
     fd,
@@ -93,14 +93,14 @@ export function createSharedFile(facts: FileFacts, surroundings: FileSurrounding
         fd,
         size,
         drainWindows: () => writeBack.drain(),
-        drained: () => directReader?.release(),
+        drained: () => directFile?.release(),
         keepsResident: cacheNone.keepsResident,
         chunkMarks,
         threadCount,
         log,
       }),
     writeBack,
-    directReader,
+    directFile,
     largeFolios: facts.isOnExt4 && cacheNone === undefined ? new LargeFolios(fd, durability) : undefined,
     canSendPages: facts.tellsResidency && cacheNone === undefined,
     fadvise,

@@ -21,16 +21,16 @@
 
 namespace nbd_serve {
 
-class DirectReader {
+class DirectFile {
  public:
   // What every file system and device takes; 512 would do for some.
   static constexpr size_t kAlignment = 4096;
 
   // `fd` reads through the page cache, `direct_fd` was opened with O_DIRECT; both stay the caller's.
-  DirectReader(int fd, int direct_fd, std::shared_ptr<BounceBuffers> bounces)
+  DirectFile(int fd, int direct_fd, std::shared_ptr<BounceBuffers> bounces)
       : fd_(fd), direct_fd_(direct_fd), bounces_(std::move(bounces)) {}
-  DirectReader(const DirectReader&) = delete;
-  DirectReader& operator=(const DirectReader&) = delete;
+  DirectFile(const DirectFile&) = delete;
+  DirectFile& operator=(const DirectFile&) = delete;
 
   // Until `length` or the end of the file: bytes read, or -errno.
   int64_t read(uint8_t* data, size_t length, int64_t offset);

@@ -1,4 +1,4 @@
-#include "direct_reader_binding.h"
+#include "direct_file_binding.h"
 
 #include <errno.h>
 
@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "direct_queue.h"
-#include "direct_reader.h"
+#include "direct_file.h"
 #include "marshal.h"
 #include "operation.h"
 
@@ -34,23 +34,23 @@ class QueuedRead final : public DirectQueue::Read, public CallbackOperation {
   int64_t result_ = 0;
 };
 
-class DirectReaderBinding final : public Napi::ObjectWrap<DirectReaderBinding> {
+class DirectFileBinding final : public Napi::ObjectWrap<DirectFileBinding> {
  public:
   static Napi::Function define(Napi::Env env) {
-    return DefineClass(env, "DirectReader",
-                       {InstanceMethod<&DirectReaderBinding::read>("read"),
-                        InstanceMethod<&DirectReaderBinding::read_queued>("read_queued"),
-                        InstanceMethod<&DirectReaderBinding::release>("release")});
+    return DefineClass(env, "DirectFile",
+                       {InstanceMethod<&DirectFileBinding::read>("read"),
+                        InstanceMethod<&DirectFileBinding::read_queued>("read_queued"),
+                        InstanceMethod<&DirectFileBinding::release>("release")});
   }
 
-  explicit DirectReaderBinding(const Napi::CallbackInfo& info) : ObjectWrap(info) {
+  explicit DirectFileBinding(const Napi::CallbackInfo& info) : ObjectWrap(info) {
     Arguments arguments(info);
     const int fd = arguments.descriptor("fd");
     const int direct_fd = arguments.descriptor("directFd");
     // The constructor's caller sees the exception, never the half-made object.
     if (arguments.refused()) return;
     direct_fd_ = direct_fd;
-    reader_ = std::make_shared<DirectReader>(fd, direct_fd, Environment::of(info.Env()).bounces());
+    file_ = std::make_shared<DirectFile>(fd, direct_fd, Environment::of(info.Env()).bounces());
   }
 
  private:
@@ -62,8 +62,8 @@ class DirectReaderBinding final : public Napi::ObjectWrap<DirectReaderBinding> {
     if (arguments.refused()) return;
     submit_work(
         info.Env(),
-        [reader = reader_, data = slice.data, length = slice.length, offset] {
-          return reader->read(data, length, offset);
+        [file = file_, data = slice.data, length = slice.length, offset] {
+          return file->read(data, length, offset);
         },
         done, slice.array);
   }
@@ -82,17 +82,17 @@ class DirectReaderBinding final : public Napi::ObjectWrap<DirectReaderBinding> {
     return to_number(info.Env(), queue->submit(direct_fd_, slice.data, slice.length, offset, read));
   }
 
-  void release(const Napi::CallbackInfo&) { reader_->release(); }
+  void release(const Napi::CallbackInfo&) { file_->release(); }
 
   // Shared with every operation that runs, so that collecting this object frees nothing too early.
-  std::shared_ptr<DirectReader> reader_;
+  std::shared_ptr<DirectFile> file_;
   int direct_fd_ = -1;
 };
 
 }  // namespace
 
-void export_direct_reader(Napi::Env env, Napi::Object exports) {
-  exports.Set("DirectReader", DirectReaderBinding::define(env));
+void export_direct_file(Napi::Env env, Napi::Object exports) {
+  exports.Set("DirectFile", DirectFileBinding::define(env));
 }
 
 }  // namespace nbd_serve

@@ -1,4 +1,4 @@
-#include "direct_reader.h"
+#include "direct_file.h"
 
 #include <algorithm>
 #include <cstring>
@@ -8,7 +8,7 @@
 
 namespace nbd_serve {
 
-int64_t DirectReader::read(uint8_t* data, size_t length, int64_t offset) {
+int64_t DirectFile::read(uint8_t* data, size_t length, int64_t offset) {
   page_cache::Counts counts;
   const bool is_uncached =
       page_cache::cachestat(fd_, offset, static_cast<int64_t>(length), &counts) == 0 && counts.cached == 0;
