@@ -16,6 +16,15 @@ void copy(uint8_t* target, size_t target_length, const uint8_t* source, size_t s
   std::memmove(target, source, std::min(target_length, source_length));
 }
 
+int64_t prefer_huge_page(uint8_t* data, size_t length) {
+  const size_t head = (kHugePageBytes - reinterpret_cast<uintptr_t>(data) % kHugePageBytes) % kHugePageBytes;
+  if (head + kHugePageBytes > length) return -EINVAL;
+#ifdef __linux__
+  (void)::madvise(data + head, kHugePageBytes, MADV_HUGEPAGE);
+#endif
+  return static_cast<int64_t>(head);
+}
+
 #ifdef __linux__
 
 int64_t discard(uint8_t* data, size_t length) {

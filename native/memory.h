@@ -17,4 +17,11 @@ void copy(uint8_t* target, size_t target_length, const uint8_t* source, size_t s
 // over what belongs to others), -ENOSYS off Linux, where the call promises no zeros.
 int64_t discard(uint8_t* data, size_t length);
 
+// x86-64 and arm64; a disk request has one segment for it, where 512 small pages have one each.
+constexpr size_t kHugePageBytes = size_t{2} << 20;
+
+// Asks the system to make the first aligned kHugePageBytes inside a range a huge page (madvise(2), MADV_HUGEPAGE): bytes
+// from `data` to there, whether or not the wish is granted, or -EINVAL when there is no such place.
+int64_t prefer_huge_page(uint8_t* data, size_t length);
+
 }  // namespace nbd_serve::memory

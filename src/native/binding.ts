@@ -261,6 +261,12 @@ export interface Binding {
    */
   discard_memory(buffer: Uint8Array, start: number, length: number): number;
 
+  /**
+   * Asks the system to make the first aligned 2 MiB inside the range a huge page (madvise(2), MADV_HUGEPAGE): bytes from
+   * `start` to there, whether or not the wish is granted, or -EINVAL when there is no such place.
+   */
+  prefer_huge_page(buffer: Uint8Array, start: number, length: number): number;
+
   // native/page_cache
   posix_fadvise(fd: number, offset: number, length: number, advice: number, done: Done): void;
   /** POSIX_FADV_WILLNEED on the whole range, also where it is longer than one call of the kernel takes. */

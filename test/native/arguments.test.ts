@@ -46,6 +46,7 @@ const calls: [name: string, names: string[], values: unknown[]][] = [
     [buffer, 0, 0, buffer, 16, 0],
   ],
   ['discard_memory', ['buffer', 'start', 'length'], [buffer, 16, 0]],
+  ['prefer_huge_page', ['buffer', 'start', 'length'], [buffer, 16, 0]],
   ['listen_unix', ['path', 'mode', 'backlog'], ['', 0o600, 1]],
   ['listen_tcp', ['address', 'port', 'backlog'], ['nowhere', 0, 1]],
   ['local_port', ['fd'], [99999]],

@@ -54,3 +54,13 @@ test('parts of pages are refused, and nothing has changed', () => {
   expect(native.discard_memory(bytes, 0, 0)).toBe(0);
   expect(bytes.subarray(0, 2 * page).every((byte) => byte === 7)).toBe(true);
 });
+
+test('where a huge page begins, and that there is none', () => {
+  const memory = Buffer.allocUnsafeSlow(4 * MiB);
+  const begin = native.prefer_huge_page(memory, 0, 4 * MiB);
+  expect(begin).toBeGreaterThanOrEqual(0);
+  expect(begin).toBeLessThan(2 * MiB);
+  expect(native.prefer_huge_page(memory, begin, 2 * MiB)).toBe(0);
+  expect(native.prefer_huge_page(memory, begin, 2 * MiB - 1)).toBe(-EINVAL);
+  if (begin > 0) expect(native.prefer_huge_page(memory, begin - 1, 2 * MiB + 1)).toBe(1);
+});

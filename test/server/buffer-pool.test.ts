@@ -1,6 +1,7 @@
 /** Buffers by size class: large enough, reused, never two owners, and a bound on what is kept. */
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { native } from '../../src/native/binding.ts';
 import { BufferPool } from '../../src/server/buffer-pool.ts';
 
 const KiB = 1024;
@@ -53,6 +54,47 @@ test('no two owners share memory', () => {
   const pool = new BufferPool();
   const [one, other] = [pool.acquire(1000), pool.acquire(1000)];
   expect(one.buffer).not.toBe(other.buffer);
+});
+
+describe('a payload of a power of two of 256 KiB to 2 MiB', () => {
+  const lengths = [256 * KiB, 512 * KiB, MiB, 2 * MiB];
+
+  test.each(lengths)('gets a buffer of exactly its length, aligned to pages: %d', (length) => {
+    const pool = new BufferPool();
+    const buffer = pool.acquire(length);
+    expect(buffer.length).toBe(length);
+    // Where a huge page begins is where nothing is left to skip.
+    const skipped = native.prefer_huge_page(new Uint8Array(buffer.buffer), 0, buffer.buffer.byteLength);
+    expect((buffer.byteOffset - skipped) % length).toBe(0);
+  });
+
+  test('shares huge pages and no byte with others', () => {
+    const pool = new BufferPool();
+    const buffers = lengths.flatMap((length) => Array.from({ length: 9 }, () => pool.acquire(length)));
+    for (const [index, buffer] of buffers.entries()) {
+      buffer.fill(index);
+    }
+    for (const [index, buffer] of buffers.entries()) {
+      expect(buffer.every((byte) => byte === index)).toBe(true);
+    }
+    expect(new Set(buffers.map(({ buffer }) => buffer)).size).toBe(2 + 3 + 5 + 9);
+    const [last] = buffers.slice(-1);
+    pool.release(last as Uint8Array);
+    expect(pool.acquire(2 * MiB)).toBe(last);
+  });
+
+  test('keeps no more when idle than others do', () => {
+    vi.useFakeTimers();
+    const pool = new BufferPool();
+    const buffers = Array.from({ length: 100 }, () => pool.acquire(MiB));
+    for (const buffer of buffers) {
+      pool.release(buffer);
+    }
+    vi.advanceTimersByTime(60_000);
+    const again = Array.from({ length: 100 }, () => pool.acquire(MiB));
+    expect(again.filter((buffer) => buffers.includes(buffer)).length).toBe(64);
+    vi.useRealTimers();
+  });
 });
 
 describe('of ten buffers of 32 MiB that came back', () => {
