@@ -1,5 +1,7 @@
 #include "direct_file.h"
 
+#include <errno.h>
+
 #include <algorithm>
 #include <cstring>
 
@@ -7,7 +9,6 @@
 #include "page_cache.h"
 
 namespace nbd_serve {
-
 int64_t DirectFile::read(uint8_t* data, size_t length, int64_t offset) {
   page_cache::Counts counts;
   const bool is_uncached =
@@ -35,6 +36,32 @@ int64_t DirectFile::read(uint8_t* data, size_t length, int64_t offset) {
   const int64_t rest =
       file_io::pread_all(fd_, data + position, length - position, offset + static_cast<int64_t>(position));
   return rest < 0 ? rest : static_cast<int64_t>(position) + rest;
+}
+
+int64_t DirectFile::write(const uint8_t* data, size_t length, int64_t offset, bool is_regular) {
+  if (length % kAlignment != 0 || offset % static_cast<int64_t>(kAlignment) != 0) return -EINVAL;
+  const int64_t bytes = static_cast<int64_t>(length);
+  if (is_regular) {
+    const int64_t written = file_io::is_written(fd_, offset, bytes);
+    if (written != 1) return written == 0 ? -EAGAIN : written;
+  }
+  page_cache::Counts counts;
+  if (page_cache::cachestat(fd_, offset, bytes, &counts) != 0 || counts.cached != 0) return -EAGAIN;
+  // Right before: a write behind the end would make the file long again.
+  if (is_regular && offset + bytes > file_io::size(fd_)) return -ENODATA;
+  if (reinterpret_cast<uintptr_t>(data) % kAlignment == 0) {
+    return file_io::pwritev2_all(direct_fd_, data, length, offset, 0);
+  }
+  uint8_t* const bounce = bounces_->take();
+  if (bounce == nullptr) return -EAGAIN;
+  int64_t result = 0;
+  for (size_t position = 0; position < length && result >= 0; position += BounceBuffers::kBytes) {
+    const size_t part = std::min(length - position, BounceBuffers::kBytes);
+    std::memcpy(bounce, data + position, part);
+    result = file_io::pwritev2_all(direct_fd_, bounce, part, offset + static_cast<int64_t>(position), 0);
+  }
+  bounces_->give(bounce);
+  return result < 0 ? result : bytes;
 }
 
 }  // namespace nbd_serve

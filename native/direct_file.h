@@ -1,4 +1,4 @@
-// Reads that leave nothing in the page cache: O_DIRECT, where the cache holds nothing of the range.
+// Reads and writes that leave nothing in the page cache: O_DIRECT, where the cache holds nothing of the range.
 //
 // Large folios are what makes reading through the page cache fast, and only the kernel's own read-ahead builds
 // them: without it (POSIX_FADV_RANDOM) single pages come in, 1.0 to 1.2 GB/s where a direct read into one huge
@@ -8,6 +8,9 @@
 // it goes through a bounce buffer, whose copy costs some 10 % of what the page cache's pages do. Coherent with
 // buffered writes: a range of which anything is cached is read through the cache, and the kernel writes back
 // dirty pages before a direct read (open(2), NOTES on O_DIRECT).
+//
+// A write needs an aligned range, of which nothing is cached and every block was written before: others are the page
+// cache's. It would merge what fills a hole, which a direct write makes a transaction of its own.
 //
 // Knows nothing of JavaScript; callable on any thread.
 #pragma once
@@ -34,6 +37,10 @@ class DirectFile {
 
   // Until `length` or the end of the file: bytes read, or -errno.
   int64_t read(uint8_t* data, size_t length, int64_t offset);
+  // `length`, or -errno; then a part may have been written. -EAGAIN: it is the page cache's. -ENODATA: a regular file that
+  // ends before the range does. -EINVAL for a range that is not aligned, -EOPNOTSUPP where the file system does not tell
+  // which blocks were written.
+  int64_t write(const uint8_t* data, size_t length, int64_t offset, bool is_regular);
   // Gives the memory of bounce buffers that nobody uses back.
   void release() { bounces_->release(); }
 

@@ -39,6 +39,7 @@ class DirectFileBinding final : public Napi::ObjectWrap<DirectFileBinding> {
   static Napi::Function define(Napi::Env env) {
     return DefineClass(env, "DirectFile",
                        {InstanceMethod<&DirectFileBinding::read>("read"),
+                        InstanceMethod<&DirectFileBinding::write>("write"),
                         InstanceMethod<&DirectFileBinding::read_queued>("read_queued"),
                         InstanceMethod<&DirectFileBinding::release>("release")});
   }
@@ -80,6 +81,21 @@ class DirectFileBinding final : public Napi::ObjectWrap<DirectFileBinding> {
     if (!operation->hold(done, slice.array)) return Napi::Value();
     std::unique_ptr<DirectQueue::Read> read = std::move(operation);
     return to_number(info.Env(), queue->submit(direct_fd_, slice.data, slice.length, offset, read));
+  }
+
+  void write(const Napi::CallbackInfo& info) {
+    Arguments arguments(info);
+    const Slice slice = arguments.slice("buffer", "start", "length");
+    const int64_t offset = arguments.offset("offset");
+    const bool is_regular = arguments.boolean("isRegular");
+    const napi_value done = arguments.function("done");
+    if (arguments.refused()) return;
+    submit_work(
+        info.Env(),
+        [file = file_, data = slice.data, length = slice.length, offset, is_regular] {
+          return file->write(data, length, offset, is_regular);
+        },
+        done, slice.array);
   }
 
   void release(const Napi::CallbackInfo&) { file_->release(); }

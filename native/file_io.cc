@@ -4,6 +4,7 @@
 
 #ifdef __linux__
 #include <fcntl.h>
+#include <linux/fiemap.h>
 #include <linux/fs.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
@@ -104,6 +105,27 @@ int64_t lseek(int fd, int64_t offset, int whence) {
   return found < 0 ? -errno : found;
 }
 
+int64_t is_written(int fd, int64_t offset, int64_t length) {
+  constexpr unsigned kExtents = 16;
+  constexpr uint32_t kPlain = FIEMAP_EXTENT_LAST | FIEMAP_EXTENT_MERGED;
+  union {
+    struct fiemap map;
+    uint8_t room[sizeof(struct fiemap) + kExtents * sizeof(struct fiemap_extent)];
+  } answer = {};
+  answer.map.fm_start = static_cast<uint64_t>(offset);
+  answer.map.fm_length = static_cast<uint64_t>(length);
+  answer.map.fm_extent_count = kExtents;
+  if (::ioctl(fd, FS_IOC_FIEMAP, &answer.map) != 0) return -errno;
+  const uint64_t end = answer.map.fm_start + answer.map.fm_length;
+  uint64_t position = static_cast<uint64_t>(offset);
+  for (unsigned index = 0; index < answer.map.fm_mapped_extents && position < end; ++index) {
+    const struct fiemap_extent& extent = answer.map.fm_extents[index];
+    if (extent.fe_logical > position || (extent.fe_flags & ~kPlain) != 0) return 0;
+    position = extent.fe_logical + extent.fe_length;
+  }
+  return position >= end ? 1 : 0;
+}
+
 // The modes in use here (allocate, punch, zero) may be repeated over what an interrupted call has done.
 int64_t fallocate(int fd, int mode, int64_t offset, int64_t length) {
   for (;;) {
@@ -172,6 +194,7 @@ int64_t pwrite_inside(int, const uint8_t*, size_t, int64_t) { return -ENOSYS; }
 int64_t fdatasync(int) { return -ENOSYS; }
 int64_t size(int) { return -ENOSYS; }
 int64_t lseek(int, int64_t, int) { return -ENOSYS; }
+int64_t is_written(int, int64_t, int64_t) { return -ENOSYS; }
 int64_t fallocate(int, int, int64_t, int64_t) { return -ENOSYS; }
 int64_t blkzeroout(int, int64_t, int64_t) { return -ENOSYS; }
 int64_t blkdiscard(int, int64_t, int64_t) { return -ENOSYS; }

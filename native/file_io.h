@@ -27,6 +27,9 @@ int64_t fdatasync(int fd);
 int64_t size(int fd);
 // lseek(2) with SEEK_DATA or SEEK_HOLE. It moves the descriptor's position, which nothing here reads.
 int64_t lseek(int fd, int64_t offset, int whence);
+// 1 when every byte of a range has blocks of its own that were written before (FS_IOC_FIEMAP), so that writing it again
+// changes nothing but them; else 0, also for a range in very many pieces. -EOPNOTSUPP where the file system does not tell.
+int64_t is_written(int fd, int64_t offset, int64_t length);
 int64_t fallocate(int fd, int mode, int64_t offset, int64_t length);
 int64_t blkzeroout(int fd, int64_t offset, int64_t length);
 int64_t blkdiscard(int fd, int64_t offset, int64_t length);

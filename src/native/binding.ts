@@ -135,7 +135,7 @@ export interface WriteWindows {
   counts(): readonly [written: number, waited: number, evicted: number];
 }
 
-/** native/direct_file: reads that leave nothing in the page cache. */
+/** native/direct_file: reads and writes that leave nothing in the page cache. */
 export interface DirectFile {
   /**
    * Reads until `length` bytes or the end of the file, with O_DIRECT where nothing of the range is cached (by
@@ -148,7 +148,21 @@ export interface DirectFile {
    * `done` hears -EAGAIN of what would have waited for more than the disk.
    */
   read_queued(buffer: Uint8Array, start: number, length: number, offset: number, done: Done): number;
-  /** Gives memory back that no read of any file is using: 2 MiB for each that was ever under way at a time. */
+  /**
+   * Tries to write with O_DIRECT: `length`, or -errno, and then a part may have been written. Offset and length are
+   * multiples of 4096, else -EINVAL; memory that begins at such an address needs no copy. -EAGAIN: something of the range is
+   * cached, or a block of it was never written. `isRegular`: no block device; -ENODATA where the file ends before the
+   * range, -EOPNOTSUPP where its file system does not tell what was written.
+   */
+  write(
+    buffer: Uint8Array,
+    start: number,
+    length: number,
+    offset: number,
+    isRegular: boolean,
+    done: Done,
+  ): void;
+  /** Gives memory back that no read or write of any file is using: 2 MiB for each that was ever under way at a time. */
   release(): void;
 }
 

@@ -120,8 +120,12 @@ export class FileHandle implements Handle {
   }
 
   writeNow(buffer: Uint8Array, start: number, length: number, offset: number): boolean | Promise<void> {
-    const { largeFolios } = this.#file;
-    if (length > WRITE_NOW_BYTES_MAX || largeFolios?.areInTheWay(offset, length) === true) {
+    const { largeFolios, directWrites } = this.#file;
+    if (
+      length > WRITE_NOW_BYTES_MAX ||
+      largeFolios?.areInTheWay(offset, length) === true ||
+      directWrites?.isUnderWay === true
+    ) {
       return false;
     }
     const begin = performance.now();
@@ -179,7 +183,12 @@ export class FileHandle implements Handle {
     offset: number,
     isFua: boolean,
   ): Promise<void> {
-    this.#file.bounds.assertPresent('pwrite', offset, length);
+    const { bounds, directWrites } = this.#file;
+    bounds.assertPresent('pwrite', offset, length);
+    if ((await directWrites?.write(buffer, start, length, offset)) === true) {
+      this.#file.durability.changed();
+      return this.#makeDurable(isFua);
+    }
     const pieceBytesMax = this.#file.writeBack?.pieceBytesMax ?? Number.POSITIVE_INFINITY;
     if (length > pieceBytesMax) {
       for (let done = 0; done < length; done += pieceBytesMax) {
@@ -191,10 +200,11 @@ export class FileHandle implements Handle {
     this.#file.eviction?.meet(offset, length);
     await this.#file.largeFolios?.split(offset, length);
     await this.#file.writeBack?.begin(length);
-    const result = await this.#file.bounds.write(buffer, start, length, offset);
+    const write = (): Promise<number> => bounds.write(buffer, start, length, offset);
+    const result = await (directWrites?.buffered(offset, length, write) ?? write());
     this.#file.durability.changed();
     const windowFull = this.#wrote(offset, length);
-    this.#file.bounds.assertNotTruncated(result, offset, length);
+    bounds.assertNotTruncated(result, offset, length);
     this.#assertWritten(result, offset, length);
     await windowFull;
     await this.#makeDurable(isFua);

@@ -149,7 +149,7 @@ export class FilePlugin implements Plugin {
       if (options.createSize !== undefined && !file.isNew && options.createSize !== file.size) {
         log.info({ size: file.size }, 'The file exists and keeps its size; --create is not needed');
       }
-      const directFd = options.cache === 'none' ? await openDirect(file.fd) : undefined;
+      const directFd = options.cache === 'none' ? await openDirect(file.fd, options.isReadOnly) : undefined;
       const [isExt4, tells] = await Promise.all([isOnExt4(file), tellsResidency(file)]);
       return new FilePlugin(file, { directFd, isOnExt4: isExt4, tellsResidency: tells }, options, log);
     } catch (error) {
@@ -220,7 +220,7 @@ export class FilePlugin implements Plugin {
   async #closeFile(): Promise<void> {
     const { fd, size } = this.#shared;
     if (this.#directFd !== undefined) {
-      // It has only read: its errors were told to the readers.
+      // Nothing of it is in the page cache: its errors were told to the readers and writers.
       await promisify(closeDescriptor)(this.#directFd).catch(() => undefined);
     }
     try {

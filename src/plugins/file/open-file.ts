@@ -93,16 +93,17 @@ export async function tellsResidency({ fd }: OpenFile): Promise<boolean> {
 const BTRFS = 0x9123_683e;
 
 /**
- * A second descriptor of an open file, whose reads bypass the page cache; undefined where that cannot be, or there
+ * A second descriptor of an open file, whose reads and writes bypass the page cache; undefined where that cannot be, or there
  * is no /proc. What falls back to the cache all the same (ext4 with data=journal) sets off no read-ahead.
  */
-export async function openDirect(fd: number): Promise<number | undefined> {
+export async function openDirect(fd: number, isReadOnly: boolean): Promise<number | undefined> {
   const path = `/proc/self/fd/${fd}`;
   try {
     if ((await statfs(path)).type === BTRFS) {
       return undefined;
     }
-    const directFd = await promisify(open)(path, constants.O_RDONLY | constants.O_DIRECT);
+    const access = isReadOnly ? constants.O_RDONLY : constants.O_RDWR;
+    const directFd = await promisify(open)(path, access | constants.O_DIRECT);
     await call((done) => {
       native.posix_fadvise(directFd, 0, 0, POSIX_FADV_RANDOM, done);
     });

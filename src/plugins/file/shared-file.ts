@@ -3,6 +3,7 @@ import type { Logger } from '../../log.ts';
 import { type DirectFile, native } from '../../native/binding.ts';
 import type { WindowCounter } from '../window-counter.ts';
 import { CacheEviction } from './cache-eviction.ts';
+import { DirectWrites } from './direct-writes.ts';
 import type { FileDurability } from './durability.ts';
 import { ExtentFinder } from './extents.ts';
 import { FileBounds } from './file-bounds.ts';
@@ -53,6 +54,8 @@ export interface SharedFile {
   readonly writeBack: WriteBack | undefined;
   /** Undefined with `--cache default`, and where the file takes no O_DIRECT. */
   readonly directFile: DirectFile | undefined;
+  /** As `directFile`, and undefined in one thread of several. */
+  readonly directWrites: DirectWrites | undefined;
   /** Undefined with `--cache none`, which lets no folio grow old, and where they are in nobody's way. */
   readonly largeFolios: LargeFolios | undefined;
   /** Reads are sent from the page cache; false with `--cache none`, where hardly anything is in it. */
@@ -101,6 +104,8 @@ export function createSharedFile(facts: FileFacts, surroundings: FileSurrounding
       }),
     writeBack,
     directFile,
+    directWrites:
+      directFile && threadCount === 1 ? new DirectWrites(directFile, bounds.canShrink) : undefined,
     largeFolios: facts.isOnExt4 && cacheNone === undefined ? new LargeFolios(fd, durability) : undefined,
     canSendPages: facts.tellsResidency && cacheNone === undefined,
     fadvise,
