@@ -9,6 +9,7 @@
         "native/worker_pool.cc",
         "native/file_io.cc",
         "native/file_io_binding.cc",
+        "native/ahead_chunks.cc",
         "native/bounce_buffers.cc",
         "native/direct_queue.cc",
         "native/direct_file.cc",

@@ -9,7 +9,21 @@
 #include "page_cache.h"
 
 namespace nbd_serve {
-int64_t DirectFile::read(uint8_t* data, size_t length, int64_t offset) {
+int64_t DirectFile::read(uint8_t* data, size_t length, int64_t offset, int64_t change_count) {
+  size_t ahead = 0;
+  while (ahead < length) {
+    const int64_t begin = offset + static_cast<int64_t>(ahead);
+    const size_t to_border = AheadChunks::kChunkBytes - static_cast<uint64_t>(begin) % AheadChunks::kChunkBytes;
+    const size_t count = ahead_.take(data + ahead, std::min(length - ahead, to_border), begin, change_count, true);
+    if (count == 0) break;
+    ahead += count;
+  }
+  if (ahead == length) return static_cast<int64_t>(length);
+  const int64_t rest = read_from_disk(data + ahead, length - ahead, offset + static_cast<int64_t>(ahead));
+  return rest < 0 ? rest : static_cast<int64_t>(ahead) + rest;
+}
+
+int64_t DirectFile::read_from_disk(uint8_t* data, size_t length, int64_t offset) {
   page_cache::Counts counts;
   const bool is_uncached =
       page_cache::cachestat(fd_, offset, static_cast<int64_t>(length), &counts) == 0 && counts.cached == 0;

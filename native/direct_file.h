@@ -20,6 +20,7 @@
 #include <memory>
 #include <utility>
 
+#include "ahead_chunks.h"
 #include "bounce_buffers.h"
 
 namespace nbd_serve {
@@ -31,23 +32,30 @@ class DirectFile {
 
   // `fd` reads through the page cache, `direct_fd` was opened with O_DIRECT; both stay the caller's.
   DirectFile(int fd, int direct_fd, std::shared_ptr<BounceBuffers> bounces)
-      : fd_(fd), direct_fd_(direct_fd), bounces_(std::move(bounces)) {}
+      : fd_(fd), direct_fd_(direct_fd), bounces_(std::move(bounces)), ahead_(fd, direct_fd, bounces_) {}
   DirectFile(const DirectFile&) = delete;
   DirectFile& operator=(const DirectFile&) = delete;
 
-  // Until `length` or the end of the file: bytes read, or -errno.
-  int64_t read(uint8_t* data, size_t length, int64_t offset);
+  // Until `length` or the end of the file: bytes read, or -errno. `change_count`: see AheadChunks.
+  int64_t read(uint8_t* data, size_t length, int64_t offset, int64_t change_count);
+  AheadChunks& ahead() { return ahead_; }
   // `length`, or -errno; then a part may have been written. -EAGAIN: it is the page cache's. -ENODATA: a regular file that
   // ends before the range does. -EINVAL for a range that is not aligned, -EOPNOTSUPP where the file system does not tell
   // which blocks were written.
   int64_t write(const uint8_t* data, size_t length, int64_t offset, bool is_regular);
-  // Gives the memory of bounce buffers that nobody uses back.
-  void release() { bounces_->release(); }
+  // Gives the memory that nobody uses back.
+  void release() {
+    ahead_.clear();
+    bounces_->release();
+  }
 
  private:
+  int64_t read_from_disk(uint8_t* data, size_t length, int64_t offset);
+
   const int fd_;
   const int direct_fd_;
   const std::shared_ptr<BounceBuffers> bounces_;
+  AheadChunks ahead_;
 };
 
 }  // namespace nbd_serve

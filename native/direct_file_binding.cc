@@ -39,6 +39,9 @@ class DirectFileBinding final : public Napi::ObjectWrap<DirectFileBinding> {
   static Napi::Function define(Napi::Env env) {
     return DefineClass(env, "DirectFile",
                        {InstanceMethod<&DirectFileBinding::read>("read"),
+                        InstanceMethod<&DirectFileBinding::read_ahead>("read_ahead"),
+                        InstanceMethod<&DirectFileBinding::take_ahead>("take_ahead"),
+                        InstanceMethod<&DirectFileBinding::forget_ahead>("forget_ahead"),
                         InstanceMethod<&DirectFileBinding::write>("write"),
                         InstanceMethod<&DirectFileBinding::read_queued>("read_queued"),
                         InstanceMethod<&DirectFileBinding::release>("release")});
@@ -59,14 +62,45 @@ class DirectFileBinding final : public Napi::ObjectWrap<DirectFileBinding> {
     Arguments arguments(info);
     const Slice slice = arguments.slice("buffer", "start", "length");
     const int64_t offset = arguments.offset("offset");
+    const int64_t change_count = arguments.offset("changeCount");
     const napi_value done = arguments.function("done");
     if (arguments.refused()) return;
     submit_work(
         info.Env(),
-        [file = file_, data = slice.data, length = slice.length, offset] {
-          return file->read(data, length, offset);
+        [file = file_, data = slice.data, length = slice.length, offset, change_count] {
+          return file->read(data, length, offset, change_count);
         },
         done, slice.array);
+  }
+
+  Napi::Value read_ahead(const Napi::CallbackInfo& info) {
+    Arguments arguments(info);
+    const int64_t offset = arguments.offset("offset");
+    const int64_t length = arguments.length("length");
+    const int64_t change_count = arguments.offset("changeCount");
+    const napi_value done = arguments.function("done");
+    if (arguments.refused()) return Napi::Value();
+    const bool is_reserved = file_->ahead().reserve(offset, static_cast<size_t>(length), change_count);
+    if (is_reserved) {
+      submit_work(
+          info.Env(),
+          [file = file_, offset] {
+            file->ahead().fill(offset);
+            return int64_t{0};
+          },
+          done);
+    }
+    return Napi::Boolean::New(info.Env(), is_reserved);
+  }
+
+  Napi::Value take_ahead(const Napi::CallbackInfo& info) {
+    Arguments arguments(info);
+    const Slice slice = arguments.slice("buffer", "start", "length");
+    const int64_t offset = arguments.offset("offset");
+    const int64_t change_count = arguments.offset("changeCount");
+    if (arguments.refused()) return Napi::Value();
+    const size_t count = file_->ahead().take(slice.data, slice.length, offset, change_count, false);
+    return to_number(info.Env(), static_cast<int64_t>(count));
   }
 
   Napi::Value read_queued(const Napi::CallbackInfo& info) {
@@ -97,6 +131,8 @@ class DirectFileBinding final : public Napi::ObjectWrap<DirectFileBinding> {
         },
         done, slice.array);
   }
+
+  void forget_ahead(const Napi::CallbackInfo&) { file_->ahead().clear(); }
 
   void release(const Napi::CallbackInfo&) { file_->release(); }
 

@@ -99,6 +99,15 @@ int64_t size(int fd) {
   return static_cast<int64_t>(status.stx_size);
 }
 
+int64_t stamp(int fd, Stamp* stamp) {
+  struct statx status;
+  constexpr unsigned kWanted = STATX_SIZE | STATX_MTIME | STATX_CTIME;
+  if (::statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, kWanted, &status) != 0) return -errno;
+  *stamp = {static_cast<int64_t>(status.stx_size), status.stx_mtime.tv_sec, status.stx_mtime.tv_nsec,
+            status.stx_ctime.tv_sec, status.stx_ctime.tv_nsec};
+  return 0;
+}
+
 // Not interrupted by signals: ext4 and XFS look the extents up in memory or wait for the disk uninterruptibly.
 int64_t lseek(int fd, int64_t offset, int whence) {
   const off_t found = ::lseek(fd, offset, whence);
@@ -193,6 +202,7 @@ int64_t pwritev2_all(int, const uint8_t*, size_t, int64_t, int) { return -ENOSYS
 int64_t pwrite_inside(int, const uint8_t*, size_t, int64_t) { return -ENOSYS; }
 int64_t fdatasync(int) { return -ENOSYS; }
 int64_t size(int) { return -ENOSYS; }
+int64_t stamp(int, Stamp*) { return -ENOSYS; }
 int64_t lseek(int, int64_t, int) { return -ENOSYS; }
 int64_t is_written(int, int64_t, int64_t) { return -ENOSYS; }
 int64_t fallocate(int, int, int64_t, int64_t) { return -ENOSYS; }

@@ -25,6 +25,21 @@ int64_t pwrite_inside(int fd, const uint8_t* data, size_t length, int64_t offset
 int64_t fdatasync(int fd);
 // Bytes of a regular file, as the kernel has them now: never asks a server across the network.
 int64_t size(int fd);
+// What changes when anybody changes a regular file.
+struct Stamp {
+  int64_t size = 0;
+  int64_t modified_seconds = 0;
+  int64_t modified_nanoseconds = 0;
+  int64_t changed_seconds = 0;
+  int64_t changed_nanoseconds = 0;
+
+  bool operator==(const Stamp& other) const {
+    return size == other.size && modified_seconds == other.modified_seconds &&
+           modified_nanoseconds == other.modified_nanoseconds && changed_seconds == other.changed_seconds &&
+           changed_nanoseconds == other.changed_nanoseconds;
+  }
+};
+int64_t stamp(int fd, Stamp* stamp);
 // lseek(2) with SEEK_DATA or SEEK_HOLE. It moves the descriptor's position, which nothing here reads.
 int64_t lseek(int fd, int64_t offset, int whence);
 // 1 when every byte of a range has blocks of its own that were written before (FS_IOC_FIEMAP), so that writing it again

@@ -139,9 +139,26 @@ export interface WriteWindows {
 export interface DirectFile {
   /**
    * Reads until `length` bytes or the end of the file, with O_DIRECT where nothing of the range is cached (by
-   * cachestat), else through the cache. Any alignment: bytes read, or -errno.
+   * cachestat), else through the cache, and what was read ahead from there. Any alignment: bytes read, or -errno.
+   * `changeCount`: how often the server has changed the file so far; any number where nothing is read ahead.
    */
-  read(buffer: Uint8Array, start: number, length: number, offset: number, done: Done): void;
+  read(
+    buffer: Uint8Array,
+    start: number,
+    length: number,
+    offset: number,
+    changeCount: number,
+    done: Done,
+  ): void;
+  /**
+   * Reads from `offset`, a multiple of 2 MiB, up to that much ahead of the reads that will ask for it (native/ahead_chunks.h).
+   * Regular files only. False when it is there, or there is no room; `done` is not called then.
+   */
+  read_ahead(offset: number, length: number, changeCount: number, done: Done): boolean;
+  /** Copies what was read ahead: `length`, or 0 when not all of the range is there in one piece of 2 MiB. Never waits. */
+  take_ahead(buffer: Uint8Array, start: number, length: number, offset: number, changeCount: number): number;
+  /** Nobody will ask for what was read ahead. */
+  forget_ahead(): void;
   /**
    * The same without a thread and without a look at the cache, for up to 64 KiB (native/direct_queue.h): 0, or -errno
    * when `done` will not be called: -EAGAIN with 256 such reads in flight, -ENOSYS where the system has no AIO.
@@ -162,7 +179,7 @@ export interface DirectFile {
     isRegular: boolean,
     done: Done,
   ): void;
-  /** Gives memory back that no read or write of any file is using: 2 MiB for each that was ever under way at a time. */
+  /** Forgets what was read ahead, and gives memory back that no read or write of any file is using: 2 MiB for each that was ever under way at a time. */
   release(): void;
 }
 

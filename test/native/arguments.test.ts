@@ -124,9 +124,11 @@ describe('slices', () => {
     [8, 9, 'length'],
     [MAX, MAX, 'start'],
   ])('start %d and length %d are refused for 16 bytes', (start, length, argument) => {
-    const reader = new native.DirectFile(0, 0);
+    const file = new native.DirectFile(0, 0);
     for (const action of [
-      () => reader.read(buffer, start, length, 0, done),
+      () => file.read(buffer, start, length, 0, 0, done),
+      () => file.write(buffer, start, length, 0, true, done),
+      () => file.take_ahead(buffer, start, length, 0, 0),
       () => native.preadv2(0, buffer, start, length, 0, 0),
       () => native.pwritev2(0, buffer, start, length, 0, 0),
       () => native.pread_async(0, buffer, start, length, 0, done),

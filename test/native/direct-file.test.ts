@@ -42,8 +42,8 @@ async function evict(fd: number): Promise<void> {
   expect((await cachestat(fd)).cached).toBe(0);
 }
 
-function read(file: DirectFile, buffer: Buffer, offset: number): Promise<number> {
-  return result((done) => file.read(buffer, 0, buffer.length, offset, done));
+function read(file: DirectFile, buffer: Buffer, offset: number, changeCount = 0): Promise<number> {
+  return result((done) => file.read(buffer, 0, buffer.length, offset, changeCount, done));
 }
 
 test('the bytes of any range arrive, and nothing stays in the cache', async () => {
@@ -184,5 +184,168 @@ describe('a queued read', () => {
     expect(() => call(Buffer.alloc(1), 0, 2, 0, () => {})).toThrow(/length/);
     expect(() => call(Buffer.alloc(1), 0, 1, -1, () => {})).toThrow(/offset/);
     expect(() => call(Buffer.alloc(1), 0, 1, 0, 'x')).toThrow(/done/);
+  });
+});
+
+describe('what was read ahead', () => {
+  const CHUNK = 2 * MiB;
+
+  async function ahead(changeCount = 0): Promise<Scene> {
+    const at = await scene();
+    for (const offset of [0, CHUNK, 2 * CHUNK]) {
+      const length = Math.min(CHUNK, SIZE - offset);
+      expect(
+        await result((done) => expect(at.file.read_ahead(offset, length, changeCount, done)).toBe(true)),
+      ).toBe(0);
+    }
+    return at;
+  }
+
+  function take(file: DirectFile, buffer: Buffer, offset: number, changeCount = 0): number {
+    return file.take_ahead(buffer, 0, buffer.length, offset, changeCount);
+  }
+
+  test('is there once, in pieces of any size, and nothing of it in the page cache', async () => {
+    const { fd, file, data } = await ahead();
+    for (const [offset, length] of [
+      [0, 100_000],
+      [100_000, CHUNK - 100_000],
+      [2 * CHUNK, SIZE - 2 * CHUNK],
+    ] as const) {
+      const buffer = Buffer.alloc(length);
+      expect(take(file, buffer, offset)).toBe(length);
+      expect(buffer.equals(data.subarray(offset, offset + length))).toBe(true);
+      expect(take(file, Buffer.alloc(1), offset)).toBe(offset === 0 && length < CHUNK ? 1 : 0);
+    }
+    expect((await cachestat(fd)).cached).toBe(0);
+  });
+
+  test('ends where a chunk ends: a longer range is read from several, and from the disk', async () => {
+    const { file, data } = await ahead();
+    expect(take(file, Buffer.alloc(2), CHUNK - 1)).toBe(0);
+    const buffer = Buffer.alloc(SIZE - 1000);
+    expect(await read(file, buffer, 1000)).toBe(buffer.length);
+    expect(buffer.equals(data.subarray(1000))).toBe(true);
+    const again = Buffer.alloc(SIZE);
+    expect(await read(file, again, 0)).toBe(SIZE);
+    expect(again.equals(data)).toBe(true);
+  });
+
+  test('is forgotten when the server has changed the file', async () => {
+    const { file } = await ahead(4);
+    expect(take(file, Buffer.alloc(100), 0, 5)).toBe(0);
+    expect(take(file, Buffer.alloc(100), 0, 4)).toBe(0);
+    expect(take(file, Buffer.alloc(100), CHUNK, 4)).toBe(100);
+  });
+
+  test.each(['write', 'truncate'])('is forgotten when somebody else does a %s', async (change) => {
+    const { path, file, data } = await ahead();
+    // Before Linux 6.13 the times are those of the last tick of the clock.
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    const other = openForTest(path, constants.O_RDWR);
+    if (change === 'write') {
+      expect(native.pwritev2(other, Buffer.alloc(4096, 0xaa), 0, 4096, CHUNK, 0)).toBe(4096);
+      data.fill(0xaa, CHUNK, CHUNK + 4096);
+    } else {
+      ftruncateSync(other, CHUNK + 100);
+    }
+    expect(take(file, Buffer.alloc(4096), 0)).toBe(0);
+    const buffer = Buffer.alloc(4096);
+    expect(await read(file, buffer, CHUNK)).toBe(change === 'write' ? 4096 : 100);
+    expect(buffer.subarray(0, 100).equals(data.subarray(CHUNK, CHUNK + 100))).toBe(true);
+  });
+
+  test('is not announced twice, nor beyond sixteen chunks, until it was left for half a second', async () => {
+    const { path } = temporaryFile();
+    const fd = openForTest(path, constants.O_RDWR);
+    ftruncateSync(fd, 64 * MiB);
+    const file = new native.DirectFile(fd, openForTest(path, constants.O_RDONLY | constants.O_DIRECT));
+    const announce = (chunk: number): Promise<boolean> =>
+      new Promise((resolve) => {
+        if (!file.read_ahead(chunk * CHUNK, CHUNK, 0, () => resolve(true))) resolve(false);
+      });
+    for (let chunk = 0; chunk < 16; chunk += 1) expect(await announce(chunk)).toBe(true);
+    expect(await announce(3)).toBe(false);
+    expect(await announce(16)).toBe(false);
+    await new Promise((resolve) => setTimeout(resolve, 600));
+    expect(await announce(16)).toBe(true);
+    file.forget_ahead();
+    expect(await announce(3)).toBe(true);
+    file.release();
+    expect(take(file, Buffer.alloc(100), 3 * CHUNK)).toBe(0);
+  });
+
+  test('is waited for while it is being read, copied by many at a time, and may be forgotten meanwhile', async () => {
+    for (let round = 0; round < 20; round += 1) {
+      const { file, data } = await scene();
+      const reads: Promise<unknown>[] = [];
+      for (const offset of [0, CHUNK, 2 * CHUNK]) {
+        reads.push(result((done) => void file.read_ahead(offset, Math.min(CHUNK, SIZE - offset), 0, done)));
+      }
+      for (let offset = 0; offset + 300_000 < SIZE; offset += 170_001) {
+        const buffer = Buffer.alloc(300_000);
+        reads.push(
+          read(file, buffer, offset).then((count) => {
+            expect(count).toBe(buffer.length);
+            expect(buffer.equals(data.subarray(offset, offset + count))).toBe(true);
+          }),
+        );
+        if (round % 4 === 1 && offset % 5 === 0) file.forget_ahead();
+      }
+      await Promise.all(reads);
+    }
+  });
+});
+
+describe('a direct write', () => {
+  function write(
+    file: DirectFile,
+    data: Buffer,
+    start: number,
+    length: number,
+    offset: number,
+  ): Promise<number> {
+    return result((done) => file.write(data, start, length, offset, true, done));
+  }
+
+  async function writable(): Promise<Scene> {
+    const { fd, path } = temporaryFile();
+    const data = pattern(SIZE, 3);
+    expect(native.pwritev2(fd, data, 0, SIZE, 0, 0)).toBe(SIZE);
+    await evict(fd);
+    const directFd = openForTest(path, constants.O_RDWR | constants.O_DIRECT);
+    return { fd, path, data, file: new native.DirectFile(fd, directFd) };
+  }
+
+  test('of whole pages that were written before arrives, from any memory', async () => {
+    const { fd, file, data } = await writable();
+    const fresh = pattern(SIZE, 9);
+    for (const [start, length, offset] of [
+      [0, 4096, 8192],
+      [77, 3 * MiB, MiB],
+    ] as const) {
+      expect(await write(file, fresh, start, length, offset)).toBe(length);
+      fresh.copy(data, offset, start, start + length);
+    }
+    expect((await cachestat(fd)).cached).toBe(0);
+    const contents = Buffer.alloc(SIZE);
+    expect(native.preadv2(fd, contents, 0, SIZE, 0, 0)).toBe(SIZE);
+    expect(contents.equals(data)).toBe(true);
+  });
+
+  test('is refused by its range, by what is cached, by a hole, and behind the end', async () => {
+    const { fd, file } = await writable();
+    const data = Buffer.alloc(MiB);
+    expect(await write(file, data, 0, 4096, 512)).toBe(-EINVAL);
+    expect(await write(file, data, 0, 512, 0)).toBe(-EINVAL);
+    expect(await write(file, data, 0, 8192, SIZE - (SIZE % 4096))).toBe(-EAGAIN);
+    expect(native.preadv2(fd, data, 0, 1, MiB, 0)).toBe(1);
+    expect(await write(file, data, 0, MiB, MiB)).toBe(-EAGAIN);
+    await evict(fd);
+    ftruncateSync(fd, MiB);
+    ftruncateSync(fd, SIZE);
+    expect(await write(file, data, 0, MiB, 3 * MiB)).toBe(-EAGAIN);
+    expect(await write(file, data, 0, MiB, MiB - 4096)).toBe(-EAGAIN);
+    expect(await write(file, data, 0, MiB, 0)).toBe(MiB);
   });
 });

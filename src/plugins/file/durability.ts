@@ -90,6 +90,7 @@ export class Durability {
   #lossCount = 0;
   #lastLogged = '';
   #isLossReported = false;
+  #changeCount = 0;
   #hasUnflushed = false;
   #running: Promise<void> | undefined;
   #following: Promise<void> | undefined;
@@ -109,8 +110,14 @@ export class Durability {
     return this.#lossCount;
   }
 
+  /** Changes of the file so far, in this thread. */
+  get changeCount(): number {
+    return this.#changeCount;
+  }
+
   /** To be called for every change of the file, before it is acknowledged. */
   changed(): void {
+    this.#changeCount += 1;
     this.#hasUnflushed = true;
   }
 

@@ -41,6 +41,9 @@ const WRITE_NOW_BYTES_MAX = 256 * 1024;
 /** Shortest write whose payload goes from the socket to the file. */
 const RECEIVED_WRITE_BYTES_MIN = 128 * 1024;
 
+/** Longest read of what was read ahead that the event loop copies: the pool copies parts of one long READ side by side. */
+const AHEAD_READ_NOW_BYTES_MAX = 64 * 1024;
+
 /** Zeros for the last rung of the zeroing ladder. */
 const ZEROS = new Uint8Array(1024 * 1024);
 
@@ -68,7 +71,7 @@ export class FileHandle implements Handle {
     }
     if (this.#isDirect(offset, length) && native.cached_pages(this.#file.fd, offset, length) === 0) {
       // The kernel's try without waiting would start to bring in single pages.
-      return false;
+      return this.#takeAhead(buffer, start, length, offset);
     }
     this.#file.eviction?.meet(offset, length);
     const result = native.preadv2(this.#file.fd, buffer, start, length, offset, RWF_NOWAIT);
@@ -84,15 +87,32 @@ export class FileHandle implements Handle {
     return false;
   }
 
+  #takeAhead(buffer: Uint8Array, start: number, length: number, offset: number): boolean {
+    const { directReadAhead } = this.#file;
+    if (
+      length < DIRECT_READ_BYTES_MIN ||
+      length > AHEAD_READ_NOW_BYTES_MAX ||
+      directReadAhead?.take(buffer, start, length, offset) !== true
+    ) {
+      return false;
+    }
+    this.#follow(offset, length);
+    directReadAhead.follow(this, offset, length);
+    return true;
+  }
+
   residentFile(offset: number, length: number): number | undefined {
     const { fd, canSendPages } = this.#file;
     return canSendPages && native.is_resident(fd, offset, length) === 1 ? fd : undefined;
   }
 
   async read(buffer: Uint8Array, start: number, length: number, offset: number): Promise<void> {
-    const { fd, eviction } = this.#file;
+    const { fd, eviction, directReadAhead } = this.#file;
     const directFile = this.#isDirect(offset, length) ? this.#file.directFile : undefined;
     this.#follow(offset, length);
+    if (length >= DIRECT_READ_BYTES_MIN) {
+      directReadAhead?.follow(this, offset, length);
+    }
     this.#pendingReadBytes += length;
     if (directFile !== undefined && length < DIRECT_READ_BYTES_MIN && this.#canQueue) {
       const result = await this.#readQueued(directFile, buffer, start, length, offset);
@@ -107,7 +127,7 @@ export class FileHandle implements Handle {
       if (directFile === undefined) {
         native.pread_async(fd, buffer, start, length, offset, done);
       } else {
-        directFile.read(buffer, start, length, offset, done);
+        directFile.read(buffer, start, length, offset, directReadAhead?.changeCount ?? 0, done);
       }
     });
     this.#pendingReadBytes -= length;
@@ -284,7 +304,7 @@ export class FileHandle implements Handle {
   #follow(offset: number, length: number): void {
     const isClientAhead =
       length >= DIRECT_READ_BYTES_MIN && this.#file.directFile !== undefined
-        ? this.#pendingReadBytes > 0
+        ? this.#pendingReadBytes > 0 || this.#file.directReadAhead !== undefined
         : this.#pendingReadBytes >= CLIENT_AHEAD_BYTES;
     this.#readAhead?.follow(offset, length, isClientAhead);
   }

@@ -122,6 +122,7 @@ export class FilePlugin implements Plugin {
       chunkMarks,
       sweepOthers: this.#threads && (() => this.#threads?.sweepOthers()),
       windowCounter: options.windowCounter,
+      changeCount: this.#threads === undefined ? () => this.#durability.changeCount : undefined,
     });
     this.#handles = new HandleSet(this.#shared, options.onUnused);
     if (this.#threads !== undefined) {

@@ -3,6 +3,7 @@ import type { Logger } from '../../log.ts';
 import { type DirectFile, native } from '../../native/binding.ts';
 import type { WindowCounter } from '../window-counter.ts';
 import { CacheEviction } from './cache-eviction.ts';
+import { DirectReadAhead } from './direct-read-ahead.ts';
 import { DirectWrites } from './direct-writes.ts';
 import type { FileDurability } from './durability.ts';
 import { ExtentFinder } from './extents.ts';
@@ -54,7 +55,8 @@ export interface SharedFile {
   readonly writeBack: WriteBack | undefined;
   /** Undefined with `--cache default`, and where the file takes no O_DIRECT. */
   readonly directFile: DirectFile | undefined;
-  /** As `directFile`, and undefined in one thread of several. */
+  /** As `directFile`, and undefined in one thread of several, both; `directReadAhead` also for a block device. */
+  readonly directReadAhead: DirectReadAhead | undefined;
   readonly directWrites: DirectWrites | undefined;
   /** Undefined with `--cache none`, which lets no folio grow old, and where they are in nobody's way. */
   readonly largeFolios: LargeFolios | undefined;
@@ -75,11 +77,21 @@ export interface FileSurroundings {
   readonly chunkMarks?: ChunkMarks | undefined;
   readonly sweepOthers?: (() => void) | undefined;
   readonly windowCounter?: WindowCounter | undefined;
+  /** See Durability; undefined in one thread of several. */
+  readonly changeCount?: (() => number) | undefined;
 }
 
 export function createSharedFile(facts: FileFacts, surroundings: FileSurroundings): SharedFile {
   const { fd, directFd, size, isBlockDevice, fadvise, cacheNone } = facts;
-  const { durability, log, threadCount = 1, chunkMarks, sweepOthers, windowCounter } = surroundings;
+  const {
+    durability,
+    log,
+    threadCount = 1,
+    chunkMarks,
+    sweepOthers,
+    windowCounter,
+    changeCount,
+  } = surroundings;
   const bounds = new FileBounds(fd, size, !isBlockDevice);
   const directFile = directFd === undefined ? undefined : new native.DirectFile(fd, directFd);
   const writeBack = cacheNone && new WriteBack({ fd, ...cacheNone, durability, threadCount, windowCounter });
@@ -104,6 +116,10 @@ export function createSharedFile(facts: FileFacts, surroundings: FileSurrounding
       }),
     writeBack,
     directFile,
+    directReadAhead:
+      directFile && changeCount && !isBlockDevice && fadvise !== 'random'
+        ? new DirectReadAhead(directFile, size, changeCount)
+        : undefined,
     directWrites:
       directFile && threadCount === 1 ? new DirectWrites(directFile, bounds.canShrink) : undefined,
     largeFolios: facts.isOnExt4 && cacheNone === undefined ? new LargeFolios(fd, durability) : undefined,
