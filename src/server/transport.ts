@@ -11,8 +11,8 @@ import type { Logger } from '../log.ts';
 import { native } from '../native/binding.ts';
 import { ROUTE_TCP_ON_THIS_HOST, ROUTE_UNIX } from '../native/constants.ts';
 import type { IncomingWrite } from '../plugins/plugin.ts';
+import { ClientSocket } from './client-socket.ts';
 import type { FilePart } from './file-part.ts';
-import { PlainSocket } from './plain-socket.ts';
 import { SecureWrites } from './secure-writes.ts';
 import type { TlsAcceptor } from './tls-acceptor.ts';
 
@@ -62,7 +62,7 @@ export class Transport {
   readonly client: string | undefined;
   /** Open for as long as `isDestroyed` is false. */
   readonly #fd: number;
-  readonly #plain: PlainSocket;
+  readonly #plain: ClientSocket;
   readonly #route: number;
   readonly #events: TransportEvents;
   readonly #log: Logger;
@@ -81,7 +81,7 @@ export class Transport {
     this.#log = log;
     const client = native.peer_address(fd);
     this.client = typeof client === 'string' && client !== '' ? client : undefined;
-    this.#plain = new PlainSocket(fd, {
+    this.#plain = new ClientSocket(fd, {
       received: (bytes, length, expected) => events.received(bytes, length, expected),
       ended: () => events.ended(),
       failed: (errno) => log.debug({ errno }, 'The socket failed'),
@@ -126,7 +126,7 @@ export class Transport {
       : length >= FILE_BYTES_MIN;
   }
 
-  /** See PlainSocket.writeFile. */
+  /** See ClientSocket.writeFile. */
   writeFile(header: Uint8Array, part: FilePart): void {
     this.#plain.writeFile(header, part);
   }
@@ -155,7 +155,7 @@ export class Transport {
     return this.#isPlain;
   }
 
-  /** See PlainSocket, all of these. Not with TLS. */
+  /** See ClientSocket, all of these. Not with TLS. */
   expectInFile(write: IncomingWrite, offset: number, length: number): boolean {
     return this.#plain.expectInFile(write, offset, length);
   }

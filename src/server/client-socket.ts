@@ -8,11 +8,12 @@ import { native, type StreamSocket } from '../native/binding.ts';
 import { EAGAIN, ECONNRESET, EPIPE, ETIMEDOUT, errnoName, errnoOf } from '../native/errno.ts';
 import type { IncomingWrite } from '../plugins/plugin.ts';
 import type { FilePart } from './file-part.ts';
+import { bytesOf, isWhole, skippedBytes, type WaitingFile, type WaitingWrite } from './waiting-write.ts';
 
 /** What sendfile(2) tells of the socket; anything else but EAGAIN is the file's. */
 const SOCKET_ERRORS: ReadonlySet<number> = new Set([EPIPE, ECONNRESET, ETIMEDOUT]);
 
-export interface PlainSocketEvents {
+export interface ClientSocketEvents {
   /**
    * `expected` bytes are where `expect` has told; behind them came those of `bytes` from 0 to `length`, which stay
    * as they are until more are asked for. False stops reading.
@@ -28,25 +29,9 @@ export interface PlainSocketEvents {
 
 const NO_BUFFER = new Uint8Array(0);
 
-interface WaitingWrite {
-  readonly bytes: Uint8Array;
-  position: number;
-  readonly taken: (() => void) | undefined;
-}
-
-/** What is left of a header and the file behind it. */
-interface WaitingFile {
-  readonly header: Uint8Array;
-  readonly part: FilePart;
-  /** Bytes of both together. */
-  position: number;
-  /** The rest of the part is being read. */
-  isReading: boolean;
-}
-
-export class PlainSocket {
+export class ClientSocket {
   readonly #stream: StreamSocket;
-  readonly #events: PlainSocketEvents;
+  readonly #events: ClientSocketEvents;
   #buffer: Uint8Array = Buffer.allocUnsafeSlow(HANDSHAKE_RECEIVE_BUFFER_BYTES);
   /** What the kernel had no room for, the oldest first. */
   readonly #waiting: (WaitingWrite | WaitingFile)[] = [];
@@ -59,7 +44,7 @@ export class PlainSocket {
   #isDestroyed = false;
 
   /** Takes over the connected descriptor `fd`, and reads from it. */
-  constructor(fd: number, events: PlainSocketEvents) {
+  constructor(fd: number, events: ClientSocketEvents) {
     this.#events = events;
     this.#stream = new native.StreamSocket(
       fd,
@@ -370,19 +355,4 @@ export class PlainSocket {
       ('part' in each ? each.part.sent : each.taken)?.();
     }
   }
-}
-
-function isWhole({ header, part, position }: WaitingFile): boolean {
-  return position === header.length + part.length;
-}
-
-/** How much of the file is gone, without the header. */
-function skippedBytes({ header, position }: WaitingFile): number {
-  return Math.max(position - header.length, 0);
-}
-
-/** What is left of a header, and a file whose rest is in memory. */
-function bytesOf({ header, position, part }: WaitingFile, rest: Uint8Array): WaitingWrite[] {
-  const file = { bytes: rest, position: 0, taken: () => part.sent() };
-  return position < header.length ? [{ bytes: header, position, taken: undefined }, file] : [file];
 }
