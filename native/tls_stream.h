@@ -6,7 +6,7 @@
 // OpenSSL reads and writes through a BIO of ours. It asks for a record's header, then for the rest, and writes record by
 // record, each of which would be a system call, and an acknowledgement or a segment. Ours receives as much as the caller
 // wants, and sends eight records at a time. 1 MiB each over TCP on loopback, server's time: reads 0.67 ms and 0.78 with a
-// send for each record, writes 1.03 and 1.16 with a receive for each (2 cores, 2026-11).
+// send for each record, writes 0.93 and 1.03 with a receive for each (2 cores, 2026-11).
 //
 // Functions answer zero or more, or -errno: -EPROTO for what OpenSSL refuses. Knows nothing of JavaScript and of loops.
 #pragma once
