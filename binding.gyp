@@ -24,7 +24,10 @@
         "native/socket_binding.cc",
         "native/splice_pipe.cc",
         "native/stream_socket.cc",
-        "native/stream_socket_binding.cc"
+        "native/stream_socket_binding.cc",
+        "native/tls_context.cc",
+        "native/tls_context_binding.cc",
+        "native/tls_stream.cc"
       ],
       "include_dirs": ["<!(node -p \"require('node-addon-api').include_dir\")"],
       # In a worker that is being terminated every call into JavaScript fails, so that node-addon-api cannot

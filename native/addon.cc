@@ -10,6 +10,7 @@
 #include "page_cache_binding.h"
 #include "socket_binding.h"
 #include "stream_socket_binding.h"
+#include "tls_context_binding.h"
 #include "worker_pool.h"
 #include "write_windows_binding.h"
 
@@ -39,8 +40,6 @@ void set_busy_poll(const Napi::CallbackInfo& info) {
   Environment::of(info.Env()).busy_poll().set_duration(static_cast<uint64_t>(microseconds) * 1000);
 }
 
-void served(const Napi::CallbackInfo& info) { Environment::of(info.Env()).busy_poll().served(); }
-
 #ifdef __linux__
 constexpr bool kLinux = true;
 #else
@@ -53,13 +52,13 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   exports.Set("set_pool_size", Napi::Function::New<set_pool_size>(env, "set_pool_size"));
   exports.Set("exit_now", Napi::Function::New<exit_now>(env, "exit_now"));
   exports.Set("set_busy_poll", Napi::Function::New<set_busy_poll>(env, "set_busy_poll"));
-  exports.Set("served", Napi::Function::New<served>(env, "served"));
   export_file_io(env, exports);
   export_memory(env, exports);
   export_page_cache(env, exports);
   export_direct_file(env, exports);
   export_write_windows(env, exports);
   export_socket(env, exports);
+  export_tls_context(env, exports);
   export_stream_socket(env, exports);
   return exports;
 }

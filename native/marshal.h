@@ -39,6 +39,7 @@ class Arguments {
 
   // True when an error has been thrown; the caller then returns without acting.
   bool refused() const { return refused_; }
+  napi_env env() const { return env_; }
 
   int descriptor(const char* name) { return static_cast<int>(whole(name, kInt32Max)); }
   // Flags, modes, types: the kernel judges the bits.
@@ -97,6 +98,17 @@ class Arguments {
     bool is_true = false;
     if (!refused_ && napi_get_value_bool(env_, value, &is_true) != napi_ok) refuse_type(name, "a boolean");
     return is_true;
+  }
+
+  // An object that was given this tag: for what a binding keeps in it.
+  napi_value tagged(const char* name, const char* wanted, const napi_type_tag& tag) {
+    const napi_value value = next();
+    bool is_tagged = false;
+    if (!refused_ && (type_of(value) != napi_object ||
+                      napi_check_object_type_tag(env_, value, &tag, &is_tagged) != napi_ok || !is_tagged)) {
+      refuse_type(name, wanted);
+    }
+    return value;
   }
 
   napi_value function(const char* name) {

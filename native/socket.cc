@@ -16,6 +16,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/time.h>
+#include <sys/uio.h>
 #include <sys/un.h>
 #endif
 #include <unistd.h>
@@ -312,12 +313,36 @@ bool is_connections_own_error(int error) {
   }
 }
 
+int64_t receive_now(int fd, uint8_t* first, size_t first_length, uint8_t* second, size_t second_length) {
+  struct iovec parts[2] = {{first, first_length}, {second, second_length}};
+  struct msghdr message = {};
+  message.msg_iov = first_length == 0 ? parts + 1 : parts;
+  message.msg_iovlen = first_length == 0 ? 1 : 2;
+  for (;;) {
+    const ssize_t count = ::recvmsg(fd, &message, MSG_DONTWAIT);
+    if (count >= 0) return count;
+    if (errno != EINTR) return -errno;
+  }
+}
+
+int64_t send_now(int fd, const uint8_t* data, size_t length, bool has_more) {
+  for (;;) {
+    // Without NOSIGNAL a client that has gone would end the process.
+    const ssize_t count = ::send(fd, data, length, MSG_DONTWAIT | MSG_NOSIGNAL | (has_more ? MSG_MORE : 0));
+    if (count >= 0) return count;
+    if (errno != EINTR) return -errno;
+  }
+}
+
+int shut_down(int fd) { return ::shutdown(fd, SHUT_WR) == 0 ? 0 : -errno; }
+
 #else
 
 int listen_unix(const std::string&, int, int) { return -ENOSYS; }
 int listen_tcp(const std::string&, int, int) { return -ENOSYS; }
 int local_port(int) { return -ENOSYS; }
 int local_address(int, std::string*) { return -ENOSYS; }
+int peer_address(int, std::string*) { return -ENOSYS; }
 Route route(int) { return Route::kUnix; }
 void avoid_pacing(int) {}
 int unacknowledged(int) { return -ENOSYS; }
@@ -325,6 +350,9 @@ int adopt_listener(int) { return -ENOSYS; }
 int notify(const std::string&, const std::string&) { return -ENOSYS; }
 int accept_one(int) { return -ENOSYS; }
 bool is_connections_own_error(int) { return false; }
+int64_t receive_now(int, uint8_t*, size_t, uint8_t*, size_t) { return -ENOSYS; }
+int64_t send_now(int, const uint8_t*, size_t, bool) { return -ENOSYS; }
+int shut_down(int) { return -ENOSYS; }
 
 #endif
 

@@ -8,6 +8,7 @@
 
 #include <uv.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 
@@ -41,6 +42,13 @@ int notify(const std::string& path, const std::string& message);
 int accept_one(int listening_fd);
 // Errors of one connection that died in the backlog, not of the listener: accept(2) says to take the next.
 bool is_connections_own_error(int error);
+// recvmsg(2) without waiting, into the first part, then into the second: bytes, 0 at the end, or -EAGAIN for none.
+int64_t receive_now(int fd, uint8_t* first, size_t first_length, uint8_t* second, size_t second_length);
+// send(2) without waiting: bytes that the kernel took, or -EAGAIN for none. `has_more`: TCP need not send a segment that is
+// not full, for more follows at once.
+int64_t send_now(int fd, const uint8_t* data, size_t length, bool has_more);
+// No more will be sent.
+int shut_down(int fd);
 
 }  // namespace nbd_serve::socket
 

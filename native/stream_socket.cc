@@ -6,12 +6,12 @@
 #include <netinet/tcp.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
-#include <sys/uio.h>
 #endif
 #include <unistd.h>
 
 #include <algorithm>
 #include <memory>
+#include <utility>
 
 namespace nbd_serve {
 namespace {
@@ -23,28 +23,6 @@ constexpr size_t kBehindPayloadBytes = 4096;
 constexpr size_t kFilePieceBytes = 256 * 1024;
 
 #ifdef __linux__
-
-// Into the first part, then into the second.
-int64_t receive_now(int fd, uint8_t* first, size_t first_length, uint8_t* second, size_t second_length) {
-  struct iovec parts[2] = {{first, first_length}, {second, second_length}};
-  struct msghdr message = {};
-  message.msg_iov = first_length == 0 ? parts + 1 : parts;
-  message.msg_iovlen = first_length == 0 ? 1 : 2;
-  for (;;) {
-    const ssize_t count = ::recvmsg(fd, &message, MSG_DONTWAIT);
-    if (count >= 0) return count;
-    if (errno != EINTR) return -errno;
-  }
-}
-
-int64_t send_now(int fd, const uint8_t* data, size_t length) {
-  for (;;) {
-    // Without NOSIGNAL a client that has gone would end the process.
-    const ssize_t count = ::send(fd, data, length, MSG_DONTWAIT | MSG_NOSIGNAL);
-    if (count >= 0) return count;
-    if (errno != EINTR) return -errno;
-  }
-}
 
 // The kernel hands the pages themselves to the socket (Linux 6.5 on for Unix sockets, long before for TCP), so that only
 // the receiver copies: 256 KiB over a Unix socket took 14 us instead of 87 (2 cores, 2026-11).
@@ -71,8 +49,6 @@ int64_t send_file_now(int fd, const uint8_t* header, size_t header_length, int f
   return sent;
 }
 
-int shut_down_sending(int fd) { return ::shutdown(fd, SHUT_WR) == 0 ? 0 : -errno; }
-
 // Room for two replies of 1 MiB, so that the next one is made while the client reads: TCP finds its own size, a
 // Unix socket stays at 208 KiB. The kernel cuts it to net.core.wmem_max. 256 KiB READs at depth 8, with other work on
 // the machine: 8.7 k/s against 5.4 k/s; with 1 MiB 7.7 k/s.
@@ -93,10 +69,7 @@ void set_options(int fd, socket::Route route) {
 
 #else
 
-int64_t receive_now(int, uint8_t*, size_t, uint8_t*, size_t) { return -ENOSYS; }
-int64_t send_now(int, const uint8_t*, size_t) { return -ENOSYS; }
 int64_t send_file_now(int, const uint8_t*, size_t, int, int64_t, size_t) { return -ENOSYS; }
-int shut_down_sending(int) { return -ENOSYS; }
 void set_options(int, socket::Route) {}
 
 #endif
@@ -117,9 +90,21 @@ StreamSocket* StreamSocket::open(uv_loop_t* loop, int fd, Events* events, int* e
   return stream;
 }
 
+int StreamSocket::start_tls(std::shared_ptr<TlsContext> context) {
+  std::unique_ptr<TlsStream> tls = TlsStream::open(fd_, std::move(context));
+  if (tls == nullptr) return -ENOMEM;
+  // It always succeeds: uv_idle_init in libuv's documentation, which returns an int for symmetry.
+  (void)uv_idle_init(poll_.loop, &again_);
+  again_.data = this;
+  tls_ = std::move(tls);
+  is_shaking_hands_ = true;
+  return watch(watched_ | UV_READABLE);
+}
+
 int StreamSocket::start(uint8_t* data, size_t length) {
   data_ = data;
   length_ = length;
+  come_again();
   return watch(watched_ | UV_READABLE);
 }
 
@@ -127,8 +112,9 @@ void StreamSocket::stop() {
   data_ = nullptr;
   length_ = 0;
   expect(nullptr, 0);
+  come_again();
   // It fails for an open handle only when there is something left to watch, which is watched already.
-  (void)watch(watched_ & ~UV_READABLE);
+  if (!is_shaking_hands_) (void)watch(watched_ & ~UV_READABLE);
 }
 
 void StreamSocket::replace_buffer(uint8_t* data, size_t length) {
@@ -137,33 +123,45 @@ void StreamSocket::replace_buffer(uint8_t* data, size_t length) {
   length_ = length;
 }
 
-int64_t StreamSocket::send(const uint8_t* data, size_t length) { return send_now(fd_, data, length); }
+int64_t StreamSocket::send(const uint8_t* data, size_t length) {
+  return tls_ != nullptr ? tls_->send(data, length) : socket::send_now(fd_, data, length, false);
+}
 
 int64_t StreamSocket::send_file(const uint8_t* header, size_t header_length, int file, int64_t offset,
                                 size_t length) {
+  if (tls_ != nullptr) return -EOPNOTSUPP;
   return send_file_now(fd_, header, header_length, file, offset, length);
 }
 
-int StreamSocket::watch_writable() { return watch(watched_ | UV_WRITABLE); }
+int StreamSocket::watch_writable() {
+  is_writer_waiting_ = true;
+  return watch(watched_ | UV_WRITABLE);
+}
 
-int StreamSocket::shut_down() { return shut_down_sending(fd_); }
-
-int StreamSocket::release() {
-  const int fd = fd_;
-  fd_ = -1;
-  watched_ = 0;
-  // Takes the descriptor out of the loop at once (uv_close of a poll handle), so that another may watch it.
-  uv_close(reinterpret_cast<uv_handle_t*>(&poll_), [](uv_handle_t* handle) {
-    StreamSocket* stream = static_cast<StreamSocket*>(handle->data);
-    Events* events = stream->events_;
-    delete stream;
-    events->on_closed();
-  });
-  return fd;
+int StreamSocket::shut_down() {
+  const int error = tls_ != nullptr ? tls_->shut_down() : 0;
+  return error == -EAGAIN ? error : socket::shut_down(fd_);
 }
 
 // What the kernel still holds is sent all the same; a peer that never reads loses it at the socket's timeout.
-void StreamSocket::close() { ::close(release()); }
+void StreamSocket::close() {
+  watched_ = 0;
+  open_handle_count_ = tls_ != nullptr ? 2 : 1;
+  // Takes the descriptor out of the loop at once (uv_close of a poll handle).
+  uv_close(reinterpret_cast<uv_handle_t*>(&poll_), on_closed);
+  if (tls_ != nullptr) uv_close(reinterpret_cast<uv_handle_t*>(&again_), on_closed);
+  ::close(fd_);
+  fd_ = -1;
+}
+
+void StreamSocket::on_closed(uv_handle_t* handle) {
+  StreamSocket* stream = static_cast<StreamSocket*>(handle->data);
+  stream->open_handle_count_ -= 1;
+  if (stream->open_handle_count_ > 0) return;
+  Events* events = stream->events_;
+  delete stream;
+  events->on_closed();
+}
 
 // libuv takes the descriptor out of its epoll set and puts it in again for each change: three system calls,
 // so that nothing is changed that is as wanted.
@@ -173,7 +171,7 @@ int StreamSocket::watch(int events) {
   return events == 0 ? uv_poll_stop(&poll_) : uv_poll_start(&poll_, events, on_ready);
 }
 
-// A callback may stop, release or close: `watched_` tells. The object itself lives until libuv's close
+// A callback may stop or close: `watched_` tells. The object itself lives until libuv's close
 // callback, which comes later in the loop's iteration.
 void StreamSocket::on_ready(uv_poll_t* handle, int status, int events) {
   StreamSocket* stream = static_cast<StreamSocket*>(handle->data);
@@ -186,15 +184,57 @@ void StreamSocket::on_ready(uv_poll_t* handle, int status, int events) {
   // First: what a client has sent before it took the end of a reply counts as sent before. Level-triggered: what one call
   // leaves behind wakes the loop again. DISCONNECT is not asked for.
   if ((events & stream->watched_ & UV_READABLE) != 0) {
-    if (stream->is_in_file_) {
+    if (stream->is_shaking_hands_) {
+      stream->shake_hands();
+    } else if (stream->is_in_file_) {
       stream->receive_in_file();
-    } else {
+    } else if (stream->tls_ == nullptr || !stream->tls_->has_more()) {
+      // Else come_again() has seen to it: once a turn.
       stream->receive();
     }
   }
-  if ((events & stream->watched_ & UV_WRITABLE) != 0) {
-    (void)stream->watch(stream->watched_ & ~UV_WRITABLE);
-    stream->events_->on_writable();
+  if ((events & stream->watched_ & UV_WRITABLE) != 0) stream->write_on();
+}
+
+void StreamSocket::write_on() {
+  (void)watch(watched_ & ~UV_WRITABLE);
+  if (tls_ != nullptr) {
+    // An error is told by the next call of whoever writes.
+    (void)tls_->flush();
+    if (watch_pending()) return;
+  }
+  if (is_writer_waiting_) {
+    is_writer_waiting_ = false;
+    events_->on_writable();
+  }
+  if (tls_ != nullptr && tls_->is_held_back() && (watched_ & UV_READABLE) != 0) receive();
+}
+
+// What TLS sends of its own accord, too, waits for room: whether anything does.
+bool StreamSocket::watch_pending() {
+  if (!tls_->has_pending()) return false;
+  (void)watch(watched_ | UV_WRITABLE);
+  return true;
+}
+
+void StreamSocket::shake_hands() {
+  const int result = tls_->handshake();
+  (void)watch_pending();
+  if (result == -EAGAIN) return;
+  is_shaking_hands_ = false;
+  if (data_ == nullptr) (void)watch(watched_ & ~UV_READABLE);
+  come_again();
+  events_->on_secured(result == 0);
+}
+
+// While the socket does not tell what TLS has left, every turn of the loop does.
+void StreamSocket::come_again() {
+  if (tls_ == nullptr) return;
+  if (tls_->has_more() && data_ != nullptr && !is_shaking_hands_) {
+    // It fails for a null callback only.
+    (void)uv_idle_start(&again_, [](uv_idle_t* handle) { static_cast<StreamSocket*>(handle->data)->receive(); });
+  } else {
+    (void)uv_idle_stop(&again_);
   }
 }
 
@@ -206,6 +246,7 @@ void StreamSocket::expect(uint8_t* data, size_t length) {
 
 bool StreamSocket::expect_in_file(int file, int64_t offset, size_t length, bool must_be_inside) {
   expect(nullptr, 0);
+  if (tls_ != nullptr) return false;
   if (pipe_ == nullptr) {
     pipe_ = std::make_unique<SplicePipe>();
     if (pipe_->open() != 0) {
@@ -265,7 +306,13 @@ void StreamSocket::receive_in_file() {
 void StreamSocket::receive() {
   size_t behind = expected_length_ == 0 ? length_ : std::min(length_, kBehindPayloadBytes);
   if (limit_ > 0) behind = std::min(behind, limit_);
-  const int64_t result = receive_now(fd_, expected_data_, expected_length_, data_, behind);
+  const int64_t result = tls_ != nullptr
+                             ? tls_->receive(expected_data_, expected_length_, data_, behind)
+                             : socket::receive_now(fd_, expected_data_, expected_length_, data_, behind);
+  if (tls_ != nullptr) {
+    (void)watch_pending();
+    come_again();
+  }
   if (result > 0) {
     const size_t taken = std::min(static_cast<size_t>(result), expected_length_);
     expected_data_ += taken;

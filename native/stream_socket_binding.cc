@@ -2,11 +2,14 @@
 
 #include <errno.h>
 
+#include <memory>
 #include <string>
+#include <utility>
 
 #include "environment.h"
 #include "marshal.h"
 #include "stream_socket.h"
+#include "tls_context_binding.h"
 
 namespace nbd_serve {
 namespace {
@@ -42,15 +45,21 @@ class StreamLink final : public StreamSocket::Events, public Closable {
 
   ~StreamLink() {
     // Deleting fails only for a null reference or environment.
-    for (const napi_ref reference : {object_, buffer_, received_, writable_, expected_}) {
+    for (const napi_ref reference : {object_, buffer_, received_, writable_, expected_, secured_}) {
       if (reference != nullptr) (void)napi_delete_reference(env_, reference);
     }
   }
 
-  // Null once closed or released.
+  // Null once closed.
   StreamSocket* stream() { return stream_; }
 
   int start() { return stream_->start(data_, length_); }
+
+  int start_tls(std::shared_ptr<TlsContext> context, napi_value secured) {
+    if (stream_->tls() != nullptr) return -EALREADY;
+    if (napi_create_reference(env_, secured, 1, &secured_) != napi_ok) return -ENOMEM;
+    return stream_->start_tls(std::move(context));
+  }
 
   // A false answer leaves an exception pending, and the old buffer in use.
   bool set_buffer(const Slice& buffer) {
@@ -84,13 +93,6 @@ class StreamLink final : public StreamSocket::Events, public Closable {
     stream_->expect(nullptr, 0);
   }
 
-  int release() {
-    environment_->remove(this);
-    StreamSocket* stream = stream_;
-    stream_ = nullptr;
-    return stream->release();
-  }
-
   void close() override {
     environment_->remove(this);
     StreamSocket* stream = stream_;
@@ -112,6 +114,18 @@ class StreamLink final : public StreamSocket::Events, public Closable {
     napi_handle_scope scope = nullptr;
     if (napi_open_handle_scope(env_, &scope) != napi_ok) return;
     call(writable_, 0, nullptr);
+    (void)napi_close_handle_scope(env_, scope);
+  }
+
+  // The reason, or '', the protocol and the cipher.
+  void on_secured(bool has_succeeded) override {
+    napi_handle_scope scope = nullptr;
+    if (napi_open_handle_scope(env_, &scope) != napi_ok) return;
+    const TlsStream* tls = stream_->tls();
+    const napi_value values[] = {to_text(env_, has_succeeded ? std::string() : tls->failure()),
+                                 to_text(env_, has_succeeded ? tls->protocol() : ""),
+                                 to_text(env_, has_succeeded ? tls->cipher() : "")};
+    if (values[2] != nullptr) call(secured_, 3, values);
     (void)napi_close_handle_scope(env_, scope);
   }
 
@@ -150,6 +164,7 @@ class StreamLink final : public StreamSocket::Events, public Closable {
   napi_ref received_ = nullptr;
   napi_ref writable_ = nullptr;
   napi_ref expected_ = nullptr;
+  napi_ref secured_ = nullptr;
 };
 
 class StreamSocketBinding final : public Napi::ObjectWrap<StreamSocketBinding> {
@@ -157,6 +172,7 @@ class StreamSocketBinding final : public Napi::ObjectWrap<StreamSocketBinding> {
   static Napi::Function define(Napi::Env env) {
     return DefineClass(env, "StreamSocket",
                        {InstanceMethod<&StreamSocketBinding::route>("route"),
+                        InstanceMethod<&StreamSocketBinding::start_tls>("start_tls"),
                         InstanceMethod<&StreamSocketBinding::start>("start"),
                         InstanceMethod<&StreamSocketBinding::stop>("stop"),
                         InstanceMethod<&StreamSocketBinding::set_buffer>("set_buffer"),
@@ -170,7 +186,6 @@ class StreamSocketBinding final : public Napi::ObjectWrap<StreamSocketBinding> {
                         InstanceMethod<&StreamSocketBinding::send_file>("send_file"),
                         InstanceMethod<&StreamSocketBinding::watch_writable>("watch_writable"),
                         InstanceMethod<&StreamSocketBinding::shut_down>("shut_down"),
-                        InstanceMethod<&StreamSocketBinding::release>("release"),
                         InstanceMethod<&StreamSocketBinding::close>("close")});
   }
 
@@ -202,6 +217,14 @@ class StreamSocketBinding final : public Napi::ObjectWrap<StreamSocketBinding> {
 
   Napi::Value route(const Napi::CallbackInfo& info) {
     return to_number(info.Env(), is_open() ? static_cast<int64_t>(link_->stream()->route()) : -EBADF);
+  }
+
+  Napi::Value start_tls(const Napi::CallbackInfo& info) {
+    Arguments arguments(info);
+    std::shared_ptr<TlsContext> context = tls_context(&arguments, "context");
+    const napi_value secured = arguments.function("secured");
+    if (arguments.refused()) return Napi::Value();
+    return to_number(info.Env(), is_open() ? link_->start_tls(std::move(context), secured) : -EBADF);
   }
 
   Napi::Value start(const Napi::CallbackInfo& info) {
@@ -283,10 +306,6 @@ class StreamSocketBinding final : public Napi::ObjectWrap<StreamSocketBinding> {
 
   Napi::Value shut_down(const Napi::CallbackInfo& info) {
     return to_number(info.Env(), is_open() ? link_->stream()->shut_down() : -EBADF);
-  }
-
-  Napi::Value release(const Napi::CallbackInfo& info) {
-    return to_number(info.Env(), is_open() ? link_->release() : -EBADF);
   }
 
   void close(const Napi::CallbackInfo&) {

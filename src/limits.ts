@@ -91,12 +91,6 @@ export const RECEIVE_BUFFER_BYTES = MIB;
 /** The same until then: above it whoever only connects takes memory that no budget counts. */
 export const HANDSHAKE_RECEIVE_BUFFER_BYTES = 16 * KIB;
 
-/**
- * Bytes that a connection's TLS socket is handed at a time; it keeps up to twice as many beside the plaintext. Above
- * it clients that never read take memory that no budget counts.
- */
-export const TLS_WRITING_BYTES_MAX = 2 * MIB;
-
 /** Refused requests of one connection that are logged; above it a client could fill a disk with log lines. */
 export const REFUSALS_LOGGED_MAX = 16;
 

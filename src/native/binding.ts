@@ -2,7 +2,7 @@
  * The typed face of the C++ addon, and the only place that loads it.
  *
  * Every function returns (or passes to its `done`) a result below zero for an error: -errno, read once, at
- * the call. Nothing here throws for a failing system call (`new Listener` excepted); a wrong argument type
+ * the call. Nothing here throws for a failing system call (constructors excepted); a wrong argument type
  * throws a TypeError, a number outside its range or a slice outside its buffer a RangeError, naming it.
  * Functions without `done` run on the calling thread and are used only where they cannot wait for a disk.
  * Functions with `done` run on the addon's own thread pool (`set_pool_size`), retry EINTR and short
@@ -45,14 +45,31 @@ export interface Listener {
 }
 
 /**
- * A connected stream socket watched by the event loop. It owns its descriptor from the constructor on, until
- * `release`, and sets TCP_NODELAY, SO_KEEPALIVE and, inside one host, TCP_CONGESTION. While it reads, or waits to
- * write, it keeps the process alive. It is never garbage collected before `close` or `release`; after them every
- * call answers -EBADF.
+ * How a server proves itself and whom it lets in (native/tls_context.h). PEM texts, '' for what there is none of;
+ * `ciphers` of TLS 1.2 and `suites` of TLS 1.3 in OpenSSL's syntax.
+ */
+export interface TlsContext {
+  /** Before the first connection. */
+  add_psk(identity: string, key: Uint8Array, start: number, length: number): void;
+}
+
+/** How a handshake has ended: the reason why it failed, or '' and what is in use, such as `TLSv1.3`. */
+export type Secured = (failure: string, protocol: string, cipher: string) => void;
+
+/**
+ * A connected stream socket watched by the event loop. It owns its descriptor from the constructor on, and sets
+ * TCP_NODELAY, SO_KEEPALIVE and, inside one host, TCP_CONGESTION. While it reads, or waits to write, it keeps the process
+ * alive. It is never garbage collected before `close`; after that every call answers -EBADF.
  */
 export interface StreamSocket {
   /** How the other end is reached: ROUTE_UNIX, ROUTE_TCP_ON_THIS_HOST or ROUTE_TCP. */
   route(): number;
+  /**
+   * Begins a handshake of TLS as the server; all that was sent is with the kernel. Nothing else is received until `secured` is
+   * called; whether `start` or `stop` was called last counts again then. From then on the caller sees plaintext, and the
+   * functions for files answer that they cannot. 0, or -errno: -EALREADY when it is called again.
+   */
+  start_tls(context: TlsContext, secured: Secured): number;
   /** Starts and stops receiving into the constructor's buffer, or the last of `set_buffer`; it stands still at first. */
   start(): number;
   stop(): void;
@@ -84,7 +101,10 @@ export interface StreamSocket {
   file_state(): number;
   /** At most so many bytes at a time go where they usually go; 0: as many as there is room for. */
   limit(length: number): void;
-  /** send(2) without waiting: bytes taken, fewer than `length` where the kernel is full, or -EAGAIN for none. */
+  /**
+   * send(2) without waiting: bytes taken, fewer than `length` where the kernel is full, or -EAGAIN for none. The next bytes
+   * that are sent must be the rest: with TLS some of them may be encrypted already. -EPROTO: the stream is broken.
+   */
   send(buffer: Uint8Array, start: number, length: number): number;
   /**
    * A header, then `length` bytes of a file straight from the page cache (sendfile(2)): bytes taken of both together, or
@@ -101,10 +121,8 @@ export interface StreamSocket {
   ): number;
   /** Calls `writable` once, when `send` can go on, or knows an error. */
   watch_writable(): number;
-  /** shutdown(2) of the sending half. */
+  /** shutdown(2) of the sending half, with TLS behind a close_notify: -EAGAIN when that has no room, and needs another call. */
   shut_down(): number;
-  /** Stops watching and gives the descriptor back, open. */
-  release(): number;
   /** Closes the descriptor. Idempotent; allowed inside `received` and `writable`, which are not called again. */
   close(): void;
 }
@@ -200,8 +218,6 @@ export interface Binding {
   // native/busy_poll: how long this environment's event loop polls after serving before it sleeps.
   /** `microseconds`: 0 (off, as it begins) to 1000000. Not while a listener or socket has nothing to do. */
   set_busy_poll(microseconds: number): void;
-  /** Polls for that time from now on. A StreamSocket does so by itself whenever it has received something. */
-  served(): void;
 
   // native/file_io
   /** preadv2(2), one try. `flags`: RWF_NOWAIT (returns -EAGAIN where it would wait). Bytes read, short at EOF. */
@@ -380,10 +396,23 @@ export interface Binding {
     accepted: Accepted,
   ) => Listener;
 
+  // native/tls_context
+  /** Throws an Error with OpenSSL's reason when the texts cannot be used. */
+  TlsContext: new (
+    ca: string,
+    certificate: string,
+    key: string,
+    crl: string,
+    ciphers: string,
+    suites: string,
+    isPeerVerified: boolean,
+  ) => TlsContext;
+
   // native/stream_socket
   /**
    * `received` is called with the number of bytes in `buffer` from `start` on, 0 at the end of the stream, or
-   * -errno. Throws an Error when the descriptor cannot be watched; it then stays the caller's.
+   * -errno (-EPROTO: it is not TLS, or was tampered with). Throws an Error when the descriptor cannot be watched; it then
+   * stays the caller's.
    */
   StreamSocket: new (
     fd: number,

@@ -253,7 +253,7 @@ export class Connection implements PayloadReceiver {
     if (tls === undefined) {
       throw new Error('Bug: the session of a server without TLS wants to start it');
     }
-    this.#transport.startTls(tls.credentials.acceptor, () => {
+    this.#transport.startTls(tls.credentials.context, () => {
       this.#session.tlsStarted();
       this.#resume();
     });

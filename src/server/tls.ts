@@ -3,14 +3,13 @@
  * file of GnuTLS's psktool, or both. Everything is read and checked before it counts, so that a bad file is a
  * line with its name and never a client's failed handshake.
  */
-import { constants, createPrivateKey, X509Certificate } from 'node:crypto';
+import { createPrivateKey, X509Certificate } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { createSecureContext, type TlsOptions } from 'node:tls';
-import { HANDSHAKE_SECONDS_MAX } from '../limits.ts';
+import { createSecureContext } from 'node:tls';
 import type { Logger } from '../log.ts';
+import { native, type TlsContext } from '../native/binding.ts';
 import { parsePskFile } from './psk-file.ts';
-import { TlsAcceptor } from './tls-acceptor.ts';
 
 export interface TlsFiles {
   /** The directory of ca-cert.pem, server-cert.pem, server-key.pem and, if there is one, ca-crl.pem. */
@@ -26,11 +25,11 @@ export class TlsFileError extends Error {
   override readonly name = 'TlsFileError';
 }
 
-/** AES-GCM first: it costs least with the processor's help. All of them have forward secrecy. */
+/** Of TLS 1.3. AES-GCM first: it costs least with the processor's help. */
+const SUITES = ['TLS_AES_128_GCM_SHA256', 'TLS_AES_256_GCM_SHA384', 'TLS_CHACHA20_POLY1305_SHA256'];
+
+/** Of TLS 1.2, in the same order. All of them have forward secrecy. */
 const CERTIFICATE_CIPHERS = [
-  'TLS_AES_128_GCM_SHA256',
-  'TLS_AES_256_GCM_SHA384',
-  'TLS_CHACHA20_POLY1305_SHA256',
   'ECDHE-ECDSA-AES128-GCM-SHA256',
   'ECDHE-RSA-AES128-GCM-SHA256',
   'ECDHE-ECDSA-AES256-GCM-SHA384',
@@ -71,40 +70,30 @@ export async function loadTlsMaterial(files: TlsFiles): Promise<TlsMaterial> {
     isPeerVerified: files.isPeerVerified,
   };
   try {
-    createSecureContext(tlsOptions(material));
+    tlsContext(material);
   } catch (error) {
     throw unusable(`in ${JSON.stringify(files.certificates ?? files.psk)}`, error);
   }
   return material;
 }
 
-/** For `createServer` of node:tls. */
-export function tlsOptions({ certificates, pskKeys, isPeerVerified }: TlsMaterial): TlsOptions {
-  return {
-    minVersion: 'TLSv1.2',
-    maxVersion: 'TLSv1.3',
-    ciphers: [...CERTIFICATE_CIPHERS, ...(pskKeys === undefined ? [] : PSK_CIPHERS)].join(':'),
-    honorCipherOrder: true,
-    dhparam: 'auto',
-    // NBD clients resume no sessions, and have no reason to renegotiate one.
-    secureOptions: constants.SSL_OP_NO_TICKET | constants.SSL_OP_NO_RENEGOTIATION,
-    requestCert: isPeerVerified,
-    rejectUnauthorized: isPeerVerified,
-    // Never reached: the connection's own deadline counts from accept.
-    handshakeTimeout: HANDSHAKE_SECONDS_MAX * 1000,
-    // Not the world's authorities: without a ca-cert.pem nobody is trusted.
-    ca: [],
-    ...certificateOptions(certificates),
-    ...(pskKeys === undefined ? {} : { pskCallback: (_socket, identity) => pskKeys.get(identity) ?? null }),
-  };
-}
-
-function certificateOptions(certificates: CertificateTexts | undefined): TlsOptions {
-  if (certificates === undefined) {
-    return {};
+/** For connections of this thread. Throws an Error with OpenSSL's reason. To make one takes a millisecond: it parses all texts. */
+export function tlsContext({ certificates, pskKeys, isPeerVerified }: TlsMaterial): TlsContext {
+  const { ca = '', cert = '', key = '', crl = '' } = certificates ?? {};
+  const ciphers = [...CERTIFICATE_CIPHERS, ...(pskKeys === undefined ? [] : PSK_CIPHERS)];
+  const context = new native.TlsContext(
+    ca,
+    cert,
+    key,
+    crl,
+    ciphers.join(':'),
+    SUITES.join(':'),
+    isPeerVerified,
+  );
+  for (const [username, pskKey] of pskKeys ?? []) {
+    context.add_psk(username, pskKey, 0, pskKey.length);
   }
-  const { ca, cert, key, crl } = certificates;
-  return { ca, cert, key, ...(crl === undefined ? {} : { crl }) };
+  return context;
 }
 
 async function loadCertificates(directory: string): Promise<CertificateTexts> {
@@ -173,7 +162,7 @@ function unusable(what: string, error: unknown): TlsFileError {
 /** How a server's connections use TLS. */
 export interface TlsSetup {
   readonly mode: 'allow' | 'require';
-  readonly credentials: { readonly acceptor: TlsAcceptor };
+  readonly credentials: { readonly context: TlsContext };
 }
 
 /** The credentials of a server, as new connections find them. */
@@ -181,15 +170,13 @@ export class TlsCredentials {
   readonly #files: TlsFiles;
   readonly #log: Logger;
   #material: TlsMaterial;
-  #options: TlsOptions;
-  #acceptor: TlsAcceptor;
+  #context: TlsContext;
   #reloaded: Promise<void> = Promise.resolve();
 
   private constructor(files: TlsFiles, material: TlsMaterial, log: Logger) {
     this.#files = files;
     this.#material = material;
-    this.#options = tlsOptions(material);
-    this.#acceptor = new TlsAcceptor(this.#options);
+    this.#context = tlsContext(material);
     this.#log = log;
   }
 
@@ -198,12 +185,9 @@ export class TlsCredentials {
     return new TlsCredentials(files, await loadTlsMaterial(files), log);
   }
 
-  get options(): TlsOptions {
-    return this.#options;
-  }
-
-  get acceptor(): TlsAcceptor {
-    return this.#acceptor;
+  /** New connections use it; those that are there keep theirs. */
+  get context(): TlsContext {
+    return this.#context;
   }
 
   get material(): TlsMaterial {
@@ -219,8 +203,7 @@ export class TlsCredentials {
     this.#reloaded = this.#reloaded.then(async () => {
       try {
         this.#material = await loadTlsMaterial(this.#files);
-        this.#options = tlsOptions(this.#material);
-        this.#acceptor = new TlsAcceptor(this.#options);
+        this.#context = tlsContext(this.#material);
         reloaded(this.#material);
         this.#log.info({}, 'The TLS files were read again');
       } catch (error) {

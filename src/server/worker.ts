@@ -10,8 +10,7 @@ import { Counters } from './counters.ts';
 import { ExportRegistry } from './export-registry.ts';
 import { Server } from './server.ts';
 import type { FromThread, ThreadSetup, ToThread } from './thread-messages.ts';
-import { tlsOptions } from './tls.ts';
-import { TlsAcceptor } from './tls-acceptor.ts';
+import { tlsContext } from './tls.ts';
 
 if (parentPort === null) {
   throw new Error('Bug: this module is for worker threads');
@@ -29,7 +28,7 @@ async function start(port: MessagePort, setup: ThreadSetup): Promise<void> {
   const counters = new Counters(setup.isTiming);
   const context = { log, thread: setup.thread, threadCount, windowCounter: counters };
   const exports = await Promise.all(setup.exports.map((shared) => attach(shared, context)));
-  const credentials = setup.tls && { acceptor: new TlsAcceptor(tlsOptions(setup.tls.material)) };
+  const credentials = setup.tls && { context: tlsContext(setup.tls.material) };
   const server = new Server({
     registry: new ExportRegistry(exports),
     log,
@@ -50,7 +49,7 @@ async function start(port: MessagePort, setup: ThreadSetup): Promise<void> {
         break;
       case 'tls':
         if (credentials !== undefined) {
-          credentials.acceptor = new TlsAcceptor(tlsOptions(message.material));
+          credentials.context = tlsContext(message.material);
         }
         break;
       case 'close':

@@ -19,8 +19,11 @@ export interface Pair {
   byteCount(): number;
 }
 
-/** A client of Node's on one end, a StreamSocket on the other. */
-export async function pair(bufferBytes = 1024): Promise<Pair> {
+/** A client of Node's on one end, a StreamSocket on the other; `afterEach` is called whenever it has received something. */
+export async function pair(
+  bufferBytes = 1024,
+  afterEach: (stream: StreamSocket) => void = () => {},
+): Promise<Pair> {
   const path = join(temporaryFolder(), 'socket');
   const accepted = new Promise<number>((resolve) => {
     const listener = new native.Listener(native.listen_unix(path, 0o600, 1), (descriptor) => {
@@ -46,6 +49,7 @@ export async function pair(bufferBytes = 1024): Promise<Pair> {
       byteCount += Math.max(result, 0);
       received.push(result > 0 ? buffer.toString('latin1', 8, 8 + result) : result);
       if (result <= 0) stream.stop();
+      afterEach(stream);
     },
     () => writable.push(received.length),
   );

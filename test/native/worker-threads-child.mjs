@@ -2,8 +2,10 @@
 import assert from 'node:assert/strict';
 import { closeSync, openSync, readdirSync } from 'node:fs';
 import { createRequire } from 'node:module';
+import { connect } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
+import { connect as connectTls } from 'node:tls';
 import { fileURLToPath } from 'node:url';
 import { isMainThread, parentPort, threadId, Worker, workerData } from 'node:worker_threads';
 
@@ -91,6 +93,45 @@ const jobs = {
     parentPort.postMessage('listening');
   },
 
+  // One connection in the middle of its handshake, one that comes again and again for a byte of what TLS has left.
+  async secure(native, folder) {
+    const path = join(folder, `socket-${threadId}`);
+    const context = new native.TlsContext(
+      '',
+      '',
+      '',
+      '',
+      'ECDHE-PSK-CHACHA20-POLY1305',
+      'TLS_AES_128_GCM_SHA256',
+      false,
+    );
+    const psk = Buffer.alloc(16, 7);
+    context.add_psk('alice', psk, 0, psk.length);
+    const buffer = Buffer.alloc(16);
+    let received = 0;
+    new native.Listener(native.listen_unix(path, 0o600, 4), (fd) => {
+      const onReceived = () => {
+        received += 1;
+        if (received === 10) parentPort.postMessage('secured');
+      };
+      const stream = new native.StreamSocket(fd, buffer, 0, buffer.length, onReceived, () => {});
+      const onSecured = (failure) => {
+        assert.equal(failure, '');
+        stream.limit(1);
+        stream.start();
+      };
+      assert.equal(stream.start_tls(context, onSecured), 0);
+    });
+    connect(path).on('error', () => {});
+    const options = {
+      path,
+      pskCallback: () => ({ psk, identity: 'alice' }),
+      checkServerIdentity: () => undefined,
+    };
+    const tls = connectTls(options, () => tls.write(Buffer.alloc(MiB)));
+    tls.on('error', () => {});
+  },
+
   // Inside the addon nearly always: the termination arrives in some call into it.
   async busy(native, folder) {
     const fd = openSync(join(folder, `file-${threadId}`), 'w+');
@@ -170,6 +211,16 @@ const scenarios = {
     const sockets = readdirSync('/proc/self/fd').length - before;
     // Node closes the files that a worker opened through fs; the listeners are the addon's to close.
     assert.equal(sockets, 0);
+  },
+
+  async 'terminated-in-tls'(folder) {
+    const before = readdirSync('/proc/self/fd').length;
+    for (let round = 0; round < 10; round += 1) {
+      const worker = start('secure', folder);
+      await said(worker);
+      await worker.terminate();
+    }
+    assert.equal(readdirSync('/proc/self/fd').length, before);
   },
 
   async 'exit-in-done'(folder) {

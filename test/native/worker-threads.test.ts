@@ -8,6 +8,7 @@ test.each([
   'terminated',
   'terminated-busy',
   'terminated-listening',
+  'terminated-in-tls',
   'exit-in-done',
   'main-exits',
 ])('environments %s', async (scenario) => {

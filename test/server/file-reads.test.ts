@@ -10,10 +10,10 @@ import type { LinuxErrno } from '../../src/protocol/errno.ts';
 import { dataHeaderBytes, type ReplyForm } from '../../src/protocol/reply.ts';
 import { emptyRequest } from '../../src/protocol/request.ts';
 import type { Session } from '../../src/protocol/session.ts';
+import { ClientSocket } from '../../src/server/client-socket.ts';
 import { ConnectionTally } from '../../src/server/connection-tally.ts';
 import { Counters } from '../../src/server/counters.ts';
 import { Dispatch } from '../../src/server/dispatch.ts';
-import { PlainSocket } from '../../src/server/plain-socket.ts';
 import { ReplyWriter } from '../../src/server/reply-writer.ts';
 import { decodeReplyChunks } from '../protocol/naive-client.ts';
 import { eventually } from '../support/polling.ts';
@@ -46,7 +46,7 @@ class Rig implements AsyncDisposable {
   readonly fd: number;
   readonly client: Client;
   readonly #dispatch: Dispatch;
-  readonly #socket: PlainSocket;
+  readonly #socket: ClientSocket;
   readonly #cleanup: () => Promise<void>;
 
   private constructor(
@@ -60,7 +60,7 @@ class Rig implements AsyncDisposable {
     this.fd = fd;
     this.sendableFd = fd;
     this.#cleanup = cleanup;
-    this.#socket = new PlainSocket(serverFd, {
+    this.#socket = new ClientSocket(serverFd, {
       received: () => true,
       ended: () => {},
       failed: () => {},

@@ -1,7 +1,7 @@
 /** How payloads come in: the header behind a long one alone, and all else in as few pieces as there are. */
 import { expect, test, vi } from 'vitest';
 import { Session } from '../../src/protocol/session.ts';
-import { PlainSocket } from '../../src/server/plain-socket.ts';
+import { ClientSocket } from '../../src/server/client-socket.ts';
 import { join, pattern } from '../protocol/bytes.ts';
 import { CMD, request, write } from '../protocol/naive-client.ts';
 import { eventually } from '../support/polling.ts';
@@ -60,7 +60,7 @@ test.each([
 test('what a client sends behind its goodbye is read in large pieces', async () => {
   await using rig = await ConnectionRig.create(new FakePlugin('controlled'));
   const { client, connection } = await rig.open();
-  const limit = vi.spyOn(PlainSocket.prototype, 'limit');
+  const limit = vi.spyOn(ClientSocket.prototype, 'limit');
   try {
     client.send(join(write(0, pattern(LONG), 1n), request({ type: CMD.DISC })));
     const [call] = await eventually('the WRITE is with the handle', () =>
@@ -83,7 +83,7 @@ test('what a client sends while the server says goodbye is read in large pieces'
   const { client, connection } = await rig.open();
   client.send(write(0, pattern(LONG), 1n));
   await client.takeSimpleReply();
-  const limit = vi.spyOn(PlainSocket.prototype, 'limit');
+  const limit = vi.spyOn(ClientSocket.prototype, 'limit');
   try {
     connection.shutDown();
     expect(limit).toHaveBeenLastCalledWith(0);

@@ -7,7 +7,7 @@ import { CONNECTION_INFLIGHT_BYTES_MAX, PAYLOAD_BYTES_MAX } from '../../src/limi
 import { ENOSPC } from '../../src/native/errno.ts';
 import { BackendError } from '../../src/plugins/backend-error.ts';
 import type { IncomingWrite } from '../../src/plugins/plugin.ts';
-import { PlainSocket } from '../../src/server/plain-socket.ts';
+import { ClientSocket } from '../../src/server/client-socket.ts';
 import { pattern } from '../protocol/bytes.ts';
 import { CMD, request, write } from '../protocol/naive-client.ts';
 import { Cleanup } from '../support/cleanup.ts';
@@ -186,7 +186,7 @@ test('where there is no pipe it goes through a buffer', async () => {
   const wrote = vi.fn(() => true);
   await using here = await scene(wrote);
   const { client } = await here.rig.open();
-  const expectInFileSpy = vi.spyOn(PlainSocket.prototype, 'expectInFile').mockReturnValue(false);
+  const expectInFileSpy = vi.spyOn(ClientSocket.prototype, 'expectInFile').mockReturnValue(false);
   try {
     await sendTwo(client, pattern(LENGTH));
     expect(await client.takeSimpleReply()).toEqual({ errno: 0, cookie: 2n });

@@ -284,7 +284,9 @@ describe('who gets in', () => {
       'turned away',
     );
     expect(rig.log.at('warn')).toHaveLength(2);
-    expect(rig.log.at('warn')[1]?.message).toMatch(/^The TLS handshake failed: UNABLE_TO_/);
+    expect(rig.log.at('warn')[1]?.message).toMatch(
+      /^The TLS handshake failed: (unable to get local issuer|self-signed) certificate/,
+    );
   });
 
   test.each(['TLSv1.2', 'TLSv1.3'] as const)('the right key, no other (%s)', async (version) => {
@@ -307,7 +309,7 @@ describe('who gets in', () => {
     await using rig = await makeRig();
     const options = { minVersion: 'TLSv1.1', maxVersion: 'TLSv1.1', ciphers: 'DEFAULT@SECLEVEL=0' } as const;
     expect(await attempt(rig, options)).toBe('turned away');
-    expect(rig.log.at('warn')[0]?.message).toContain('ERR_SSL_UNSUPPORTED_PROTOCOL');
+    expect(rig.log.at('warn')[0]?.message).toBe('The TLS handshake failed: unsupported protocol');
   });
 
   test('everybody in plaintext, too, when TLS is only allowed', async () => {
@@ -360,7 +362,7 @@ describe('an attack', () => {
     client.send(pattern(4096));
     await connection.closed;
     expect(rig.log.at('warn')).toHaveLength(1);
-    expect(rig.log.at('warn')[0]?.message).toMatch(/^The TLS handshake failed: ERR_SSL_/);
+    expect(rig.log.at('warn')[0]?.message).toBe('The TLS handshake failed: wrong version number');
   });
 
   test.each([
@@ -395,7 +397,7 @@ describe('an attack', () => {
     client.socket.destroy();
     await connection.closed;
     expect(rig.log.at('warn')).toHaveLength(1);
-    expect(rig.log.at('warn')[0]?.message).toBe('The TLS handshake failed: ECONNRESET');
+    expect(rig.log.at('warn')[0]?.message).toBe('The TLS handshake failed: the client closed the connection');
   });
 
   test('a shutdown does not wait for a TLS handshake', async () => {

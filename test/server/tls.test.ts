@@ -1,12 +1,14 @@
 /** The TLS files: which of them are taken, and what is said of the others. */
 import { generateKeyPairSync } from 'node:crypto';
 import { chmodSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
-import type { TLSSocket } from 'node:tls';
+import type { ConnectionOptions } from 'node:tls';
 import { beforeAll, describe, expect, test } from 'vitest';
-import { loadTlsMaterial, TlsCredentials, TlsFileError, tlsOptions } from '../../src/server/tls.ts';
+import { loadTlsMaterial, TlsCredentials, TlsFileError, tlsContext } from '../../src/server/tls.ts';
+import { happens } from '../native/stream-pair.ts';
+import { handshake } from '../native/tls-pair.ts';
 import { type TemporaryDirectory, temporaryDirectory } from '../support/temporary-directory.ts';
 import { FakeLog } from './fake-log.ts';
-import { type Authority, makeAuthority, PSK_USER, writeTlsFiles } from './tls-files.ts';
+import { type Authority, makeAuthority, PSK_KEY, PSK_USER, writeTlsFiles } from './tls-files.ts';
 
 let ours: Authority;
 let foreign: Authority;
@@ -34,34 +36,47 @@ async function refusalOf(certificates: string | undefined, psk?: string): Promis
 test('certificates are loaded with TLS 1.2 and 1.3 and nothing older', async () => {
   await using directory = await directoryOfFiles();
   const files = { certificates: directory.path, psk: undefined, isPeerVerified: true };
-  const options = tlsOptions(await loadTlsMaterial(files));
-  expect(options).toMatchObject({
-    minVersion: 'TLSv1.2',
-    maxVersion: 'TLSv1.3',
-    requestCert: true,
-    rejectUnauthorized: true,
-  });
-  expect(options.pskCallback).toBeUndefined();
-  expect(options.crl).toBeUndefined();
+  const context = tlsContext(await loadTlsMaterial(files));
+  const known = { cert: ours.client.certificate, key: ours.client.key };
+  for (const version of ['TLSv1.2', 'TLSv1.3'] as const) {
+    const versions = { minVersion: version, maxVersion: version };
+    expect(await handshake(context, { ...versions, ...known })).toMatchObject({ protocol: version });
+    expect(await handshake(context, versions)).toMatchObject({
+      failure: 'peer did not return a certificate',
+    });
+  }
+  const older = { minVersion: 'TLSv1.1', maxVersion: 'TLSv1.1', ciphers: 'DEFAULT@SECLEVEL=0' } as const;
+  expect(await handshake(context, { ...older, ...known })).toMatchObject({ failure: 'unsupported protocol' });
 });
+
+const KEY: ConnectionOptions = {
+  pskCallback: () => ({ psk: Buffer.from(PSK_KEY, 'hex'), identity: PSK_USER }),
+  checkServerIdentity: () => undefined,
+  ciphers: 'ECDHE-PSK-CHACHA20-POLY1305:TLS_AES_128_GCM_SHA256',
+};
 
 test('what was read can be handed to another thread', async () => {
   await using directory = await directoryOfFiles();
   const files = { certificates: directory.path, psk: directory.file('keys.psk'), isPeerVerified: true };
-  const material = await loadTlsMaterial(files);
-  const options = tlsOptions(structuredClone(material));
-  expect({ ...options, pskCallback: undefined }).toEqual({ ...tlsOptions(material), pskCallback: undefined });
-  const key = options.pskCallback?.(null as unknown as TLSSocket, PSK_USER);
-  expect(key).toEqual(new Uint8Array(material.pskKeys?.get(PSK_USER) ?? []));
-  expect(key).toHaveProperty('length', 16);
+  const material = structuredClone(await loadTlsMaterial(files));
+  expect(await handshake(tlsContext(material), KEY)).toMatchObject({ failure: '', protocol: 'TLSv1.3' });
 });
 
 test('keys are loaded with the ciphers that use them', async () => {
   await using directory = await directoryOfFiles();
   const files = { certificates: undefined, psk: directory.file('keys.psk'), isPeerVerified: false };
-  const options = tlsOptions(await loadTlsMaterial(files));
-  expect(options.ciphers).toContain('ECDHE-PSK');
-  expect(options.cert).toBeUndefined();
+  const context = tlsContext(await loadTlsMaterial(files));
+  expect(await handshake(context, { ...KEY, maxVersion: 'TLSv1.2' })).toMatchObject({
+    protocol: 'TLSv1.2',
+    cipher: 'TLS_ECDHE_PSK_WITH_CHACHA20_POLY1305_SHA256',
+  });
+  const stranger = { ...KEY, pskCallback: () => ({ psk: Buffer.alloc(16), identity: 'mallory' }) };
+  expect(await handshake(context, { ...stranger, maxVersion: 'TLSv1.2' })).toMatchObject({
+    failure: 'psk identity not found',
+  });
+  expect(await handshake(context, { maxVersion: 'TLSv1.2' })).toMatchObject({
+    failure: 'no shared cipher',
+  });
 });
 
 /** Without root's right to read everything; for other users nothing changes. */
@@ -144,26 +159,36 @@ describe('reload', () => {
   test('new connections get the new files', async () => {
     await using directory = await directoryOfFiles();
     const { credentials, log } = await load(directory);
-    const before = credentials.acceptor;
+    const before = credentials.context;
     // One for all connections: each is a parsed key and certificates.
-    expect(credentials.acceptor).toBe(before);
+    expect(credentials.context).toBe(before);
+    const trust = (ca: string): ConnectionOptions => ({
+      ca,
+      servername: 'localhost',
+      rejectUnauthorized: true,
+    });
+    const old = await handshake(before, trust(ours.ca.certificate));
     writeTlsFiles(directory.path, foreign);
     await credentials.reload();
-    expect(credentials.acceptor).not.toBe(before);
-    expect(String(credentials.options.cert)).toBe(foreign.server.certificate);
+    expect(credentials.context).not.toBe(before);
+    const next = await handshake(credentials.context, trust(foreign.ca.certificate));
+    expect(next).toMatchObject({ failure: '', clientError: undefined });
+    // Those that are there go on as they were.
+    old.tls.write('still here');
+    old.stream.start();
+    await happens('it arrives', () => old.received.join('') === 'still here');
     expect(log.lines).toMatchObject([{ level: 'info', message: 'The TLS files were read again' }]);
   });
 
   test('a bad file changes nothing and is one line in the log', async () => {
     await using directory = await directoryOfFiles();
     const { credentials, log } = await load(directory);
-    const before = credentials.options;
-    const { acceptor } = credentials;
+    const { context, material } = credentials;
     writeTlsFiles(directory.path, foreign);
     writeFileSync(directory.file('keys.psk'), `${PSK_USER}:not hexadecimal\n`);
     await credentials.reload();
-    expect(credentials.options).toBe(before);
-    expect(credentials.acceptor).toBe(acceptor);
+    expect(credentials.context).toBe(context);
+    expect(credentials.material).toBe(material);
     expect(log.lines).toHaveLength(1);
     expect(log.at('error')[0]?.message).toContain(`Cannot use "${directory.file('keys.psk')}": line 1`);
   });
@@ -174,6 +199,6 @@ describe('reload', () => {
     const first = credentials.reload();
     writeTlsFiles(directory.path, foreign);
     await Promise.all([first, credentials.reload()]);
-    expect(String(credentials.options.cert)).toBe(foreign.server.certificate);
+    expect(credentials.material.certificates?.cert).toBe(foreign.server.certificate);
   });
 });

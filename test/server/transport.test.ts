@@ -44,3 +44,15 @@ test('TCP inside a host takes 1 MiB at a time, and files of more than 128 and up
   expect(transport.writeBytesMax).toBe(1024 * KiB);
   expect(borders(transport)).toEqual([128 * KiB + 1, 256 * KiB + 1]);
 });
+
+test('with TLS everybody takes 128 KiB at a time, and no files in either direction', async () => {
+  const listening = native.listen_tcp('127.0.0.1', 0, 1);
+  const port = native.local_port(listening);
+  const transport = await transportOn(listening, () => net.connect(port, '127.0.0.1'));
+  expect(transport.canReceiveInFile).toBe(true);
+  const context = new native.TlsContext('', '', '', '', 'DEFAULT', 'TLS_AES_128_GCM_SHA256', false);
+  transport.startTls(context, () => {});
+  expect(transport.writeBytesMax).toBe(128 * KiB);
+  expect(borders(transport)).toEqual([]);
+  expect(transport.canReceiveInFile).toBe(false);
+});
