@@ -404,7 +404,7 @@ describe('a page cache that is to be left alone', () => {
     const readOn = async (begin: number, end: number): Promise<void> => {
       for (let offset = begin; offset < end; offset += LENGTH) await handle.read(buffer, 0, LENGTH, offset);
     };
-    const LENGTH = 128 * KiB;
+    const LENGTH = 32 * KiB;
     const buffer = Buffer.alloc(LENGTH);
     await readOn(0, 16 * MiB);
     const readAhead = vi.spyOn(native, 'read_ahead');
