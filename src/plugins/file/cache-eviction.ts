@@ -162,6 +162,12 @@ export class CacheEviction {
     this.#schedule(IDLE_MS);
   }
 
+  /** For a request that left nothing in the cache, and goes on with what a drain lets go of: drain a second after it. */
+  postponeDrain(): void {
+    this.#lastTouchedAt = performance.now();
+    this.#schedule(IDLE_MS);
+  }
+
   /** Records that the range was written or zeroed, for the sweep; the windows evict it before that. */
   touchWrite(offset: number, length: number): void {
     this.#lastTouchedAt = performance.now();

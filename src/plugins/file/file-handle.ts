@@ -88,7 +88,7 @@ export class FileHandle implements Handle {
   }
 
   #takeAhead(buffer: Uint8Array, start: number, length: number, offset: number): boolean {
-    const { directReadAhead } = this.#file;
+    const { directReadAhead, eviction } = this.#file;
     if (
       length < DIRECT_READ_BYTES_MIN ||
       length > AHEAD_READ_NOW_BYTES_MAX ||
@@ -98,6 +98,7 @@ export class FileHandle implements Handle {
     }
     this.#follow(offset, length);
     directReadAhead.follow(this, offset, length);
+    eviction?.postponeDrain();
     return true;
   }
 

@@ -196,6 +196,22 @@ describe('by itself', () => {
     expect(drains()).toBe(1);
   });
 
+  test('it does not drain while requests flow that leave nothing in the cache, and does after the last of them', async () => {
+    await using files = await Files.create();
+    const { eviction, drains } = await clocked(files);
+    eviction.touchRead(0, 4096);
+    for (let count = 0; count < 50; count += 1) {
+      eviction.postponeDrain();
+      await vi.advanceTimersByTimeAsync(100);
+    }
+    expect(drains()).toBe(0);
+    await vi.advanceTimersByTimeAsync(2000);
+    expect(drains()).toBe(1);
+    eviction.postponeDrain();
+    await vi.advanceTimersByTimeAsync(2000);
+    expect(drains()).toBe(2);
+  });
+
   test('it drains within a second of a FLUSH while requests flow', async () => {
     await using files = await Files.create();
     const { eviction, drains } = await clocked(files);
