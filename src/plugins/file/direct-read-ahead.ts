@@ -7,19 +7,23 @@
 import type { DirectFile } from '../../native/binding.ts';
 import { CHUNK_BYTES } from './chunks.ts';
 
-/** Reads in order, by one handle, before anything is read ahead. Several clients with some in flight each come to fewer. */
-const STREAK_MIN = 24;
-
 /** Chunks that are read ahead of the latest read: with four, half of the gain. */
-const AHEAD_CHUNKS = 8;
+const AHEAD_CHUNKS_MAX = 8;
+
+/** So much of what was read in order is read ahead, so that one who goes elsewhere has cost the disk little. */
+const AHEAD_SHARE = 1 / 4;
+
+/** Milliseconds after long reads by two handles in turn for which nothing is read ahead for either. */
+const SHARED_MS = 1000;
 
 export class DirectReadAhead {
   readonly #file: DirectFile;
   readonly #size: number;
   readonly #changeCount: () => number;
   #reader: object | undefined;
+  #sharedAt = Number.NEGATIVE_INFINITY;
   #nextOffset = 0;
-  #streak = 0;
+  #streakBytes = 0;
   /** First byte that was not read ahead yet; 0 when nothing was. */
   #aheadEnd = 0;
   #isDue = false;
@@ -38,22 +42,30 @@ export class DirectReadAhead {
   /** To be told of every long read, in the order of the requests, by the handle that makes it. Never waits. */
   follow(reader: object, offset: number, length: number): void {
     if (reader !== this.#reader || offset !== this.#nextOffset) {
-      this.#reader = reader;
-      this.#streak = 0;
-      if (this.#aheadEnd > 0) {
-        this.#aheadEnd = 0;
-        this.#file.forget_ahead();
+      if (reader !== this.#reader && this.#reader !== undefined) {
+        this.#sharedAt = performance.now();
       }
+      this.#reader = reader;
+      this.#streakBytes = 0;
+      this.#forget();
     }
     this.#nextOffset = offset + length;
-    this.#streak += 1;
-    if (this.#streak >= STREAK_MIN && !this.#isDue) {
+    this.#streakBytes += length;
+    if (this.#streakBytes * AHEAD_SHARE >= CHUNK_BYTES && !this.#isDue) {
       this.#isDue = true;
       // Behind the requests that came with this one: they are about to read for themselves.
       queueMicrotask(() => {
         this.#isDue = false;
         this.#advance();
       });
+    }
+  }
+
+  /** The handle is closed. */
+  left(reader: object): void {
+    if (reader === this.#reader) {
+      this.#reader = undefined;
+      this.#forget();
     }
   }
 
@@ -65,9 +77,20 @@ export class DirectReadAhead {
     );
   }
 
+  #forget(): void {
+    if (this.#aheadEnd > 0) {
+      this.#aheadEnd = 0;
+      this.#file.forget_ahead();
+    }
+  }
+
   #advance(): void {
+    const count = Math.min(Math.floor((this.#streakBytes * AHEAD_SHARE) / CHUNK_BYTES), AHEAD_CHUNKS_MAX);
+    if (count === 0 || performance.now() - this.#sharedAt < SHARED_MS) {
+      return;
+    }
     const begin = Math.ceil(this.#nextOffset / CHUNK_BYTES) * CHUNK_BYTES;
-    const end = Math.min(begin + AHEAD_CHUNKS * CHUNK_BYTES, this.#size);
+    const end = Math.min(begin + count * CHUNK_BYTES, this.#size);
     for (let chunk = Math.max(begin, this.#aheadEnd); chunk < end; chunk += CHUNK_BYTES) {
       const length = Math.min(CHUNK_BYTES, this.#size - chunk);
       if (!this.#file.read_ahead(chunk, length, this.#changeCount(), () => {})) {

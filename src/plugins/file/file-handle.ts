@@ -279,6 +279,7 @@ export class FileHandle implements Handle {
   }
 
   close(): Promise<void> {
+    this.#file.directReadAhead?.left(this);
     return this.#closed(this);
   }
 

@@ -1,6 +1,6 @@
 /** Who is read ahead for, how far, and that what comes of it is never stale. */
 import { writeFileSync } from 'node:fs';
-import { expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import type { DirectFile } from '../../../src/native/binding.ts';
 import { native } from '../../../src/native/binding.ts';
 import { call } from '../../../src/native/call.ts';
@@ -50,63 +50,99 @@ function rig(size = 1024 * MiB): {
   };
 }
 
-test('24 reads in order are followed by eight chunks of 2 MiB, behind all that came together', async () => {
+function asked(file: FakeFile): number[] {
+  return file.asked.map(([offset]) => offset);
+}
+
+test('reads in order are followed by a quarter of their length, and up to 16 MiB, behind all that came together', async () => {
   const { file, inOrder } = rig();
   const reader = {};
-  let end = await inOrder(reader, MiB, 23);
-  expect(file.asked).toEqual([]);
+  let end = await inOrder(reader, MiB, 7);
+  expect(asked(file)).toEqual([]);
   end = await inOrder(reader, end, 8);
-  expect(file.asked).toEqual([32, 34, 36, 38, 40, 42, 44, 46].map((offset) => [offset, 2 * MiB, 7]));
-  await inOrder(reader, end, 3);
-  expect(file.asked.slice(8).map(([offset]) => offset)).toEqual([48, 50]);
+  expect(file.asked).toEqual([[16, 2 * MiB, 7]]);
+  end = await inOrder(reader, end, 49);
+  expect(asked(file).slice(1)).toEqual([66, 68, 70, 72, 74, 76, 78, 80]);
+  await inOrder(reader, end, 200);
+  expect(asked(file).slice(9)).toEqual([266, 268, 270, 272, 274, 276, 278, 280]);
 });
 
 test('what has no room is asked for again by the next reads', async () => {
   const { file, inOrder } = rig();
   const reader = {};
   file.room = 3;
-  const end = await inOrder(reader, 0, 24);
+  const end = await inOrder(reader, 0, 64);
   expect(file.asked.length).toBe(3);
   file.room = Number.POSITIVE_INFINITY;
   await inOrder(reader, end, 1);
-  expect(file.asked.map(([offset]) => offset)).toEqual([24, 26, 28, 30, 32, 34, 36, 38, 40]);
+  expect(asked(file)).toEqual([64, 66, 68, 70, 72, 74, 76, 78, 80]);
 });
 
 test('the end of the file is the end', async () => {
-  const { file, inOrder } = rig(29 * MiB + 5);
-  const end = await inOrder({}, 0, 25);
+  const { file, inOrder } = rig(69 * MiB + 5);
+  await inOrder({}, 0, 65);
   expect(file.asked.map(([offset, length]) => [offset, length])).toEqual([
-    [26, 2 * MiB],
-    [28, MiB + 5],
+    [66, 2 * MiB],
+    [68, MiB + 5],
   ]);
-  expect(end).toBe(25 * MiB);
 });
 
-test('a read elsewhere, or by somebody else, ends it and lets go of what nobody will ask for', async () => {
-  const { file, readAhead, inOrder } = rig();
-  const [one, other] = [{}, {}];
-  const end = await inOrder(one, 0, 24);
-  const asked = file.asked.length;
-  await inOrder(other, end, 1);
-  expect(file.forgotten).toBe(1);
-  expect(readAhead.take(new Uint8Array(0), 0, 64 * KiB, 0)).toBe(false);
-  for (let round = 0; round < 20; round += 1) {
-    await inOrder(one, end + round * 16 * MiB, 16);
-    await inOrder(other, 512 * MiB + round * 16 * MiB, 16);
-  }
-  expect(file.asked.length).toBe(asked);
-  expect(file.forgotten).toBe(1);
-  await inOrder(other, 900 * MiB, 24);
-  expect(file.asked.length).toBeGreaterThan(asked);
-  await inOrder(other, 0, 1);
-  expect(file.forgotten).toBe(2);
+describe('a reader', () => {
+  beforeEach(() => {
+    vi.useFakeTimers({ toFake: ['performance'] });
+  });
+  afterEach(() => {
+    vi.useRealTimers();
+  });
+
+  test('who goes elsewhere begins again, and what nobody will ask for is let go of', async () => {
+    const { file, readAhead, inOrder } = rig();
+    const reader = {};
+    await inOrder(reader, 0, 64);
+    expect(file.asked.length).toBe(8);
+    await inOrder(reader, 200 * MiB, 7);
+    expect([file.forgotten, file.asked.length]).toEqual([1, 8]);
+    expect(readAhead.take(new Uint8Array(0), 0, 64 * KiB, 0)).toBe(false);
+    await inOrder(reader, 207 * MiB, 1);
+    expect(asked(file).slice(8)).toEqual([208]);
+  });
+
+  test('who is not the only one is not read ahead for until a second after the other', async () => {
+    const { file, inOrder } = rig();
+    const [one, other] = [{}, {}];
+    await inOrder(one, 0, 64);
+    expect(file.asked.length).toBe(8);
+    for (let round = 0; round < 20; round += 1) {
+      await inOrder(other, 512 * MiB + round * 16 * MiB, 16);
+      await inOrder(one, round * 16 * MiB, 16);
+      vi.advanceTimersByTime(100);
+    }
+    expect([file.forgotten, file.asked.length]).toEqual([1, 8]);
+    const end = await inOrder(one, 320 * MiB, 64);
+    expect(file.asked.length).toBe(8);
+    vi.advanceTimersByTime(1000);
+    await inOrder(one, end, 1);
+    expect(file.asked.length).toBeGreaterThan(8);
+  });
+
+  test('who has left is nobody to share with, and leaves nothing behind', async () => {
+    const { file, readAhead, inOrder } = rig();
+    const [one, other] = [{}, {}];
+    await inOrder(one, 0, 64);
+    readAhead.left(other);
+    expect(file.forgotten).toBe(0);
+    readAhead.left(one);
+    expect(file.forgotten).toBe(1);
+    await inOrder(other, 0, 64);
+    expect(file.asked.length).toBe(16);
+  });
 });
 
 test('only what is there without waiting is taken, and nothing is asked for before anything was read ahead', async () => {
   const { file, readAhead, inOrder } = rig();
   expect(readAhead.take(new Uint8Array(0), 0, 64 * KiB, 0)).toBe(false);
   expect(file.taken).toBe(0);
-  await inOrder({}, 0, 24);
+  await inOrder({}, 0, 64);
   expect(readAhead.take(new Uint8Array(0), 0, 64 * KiB, 0)).toBe(true);
   expect(readAhead.take(new Uint8Array(0), 0, 32 * KiB, 0)).toBe(false);
 });
