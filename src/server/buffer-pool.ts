@@ -8,14 +8,10 @@
 
 import { PROCESS_INFLIGHT_BYTES_MAX } from '../limits.ts';
 import { native } from '../native/binding.ts';
+import { HUGE_PAGE_BYTES, HugePageSlots, isSlotLength } from './huge-page-slots.ts';
 
 /** More than any reply header; keeps a 1 MiB READ out of the 2 MiB class. */
 const HEADER_ROOM_BYTES = 64;
-
-const HUGE_PAGE_BYTES = 2 * 1024 * 1024;
-
-/** Shortest slot. */
-const SLOT_BYTES_MIN = 256 * 1024;
 
 const SMALLEST_CLASS = 12;
 const LARGEST_CLASS = 26;
@@ -33,8 +29,8 @@ const IDLE_MS = 1000;
 
 export class BufferPool {
   readonly #idle: Uint8Array[][] = [];
-  /** By their length. */
-  readonly #idleSlots = new Map<number, Uint8Array[]>();
+  readonly #idlePages: Uint8Array[] = [];
+  readonly #slots = new HugePageSlots();
   #idleBytes = 0;
   #trimTimer: NodeJS.Timeout | undefined;
   readonly #idleBytesMax: number;
@@ -49,7 +45,7 @@ export class BufferPool {
   /** A buffer of at least `length` bytes (up to 64 MiB) with arbitrary contents. */
   acquire(length: number): Uint8Array {
     if (isSlotLength(length)) {
-      return this.#acquireSlot(length);
+      return this.#slots.acquire(length, () => this.#acquirePage());
     }
     const sizeClass = classOf(length);
     const buffer = this.#idle[sizeClass]?.pop();
@@ -63,11 +59,22 @@ export class BufferPool {
 
   /** Takes a buffer of `acquire` back; the caller must not touch it again. */
   release(buffer: Uint8Array): void {
+    if (!isSlotLength(buffer.length)) {
+      this.#idle[classOf(buffer.length)] ??= [];
+      return this.#keep(buffer, this.#idle[classOf(buffer.length)] ?? []);
+    }
+    const page = this.#slots.release(buffer);
+    if (page !== undefined) {
+      this.#keep(page, this.#idlePages);
+    }
+  }
+
+  #keep(buffer: Uint8Array, idle: Uint8Array[]): void {
     if (this.#idleBytes + buffer.length > this.#idleBytesMax) {
       return;
     }
     this.#idleBytes += buffer.length;
-    this.#idleLike(buffer).push(buffer);
+    idle.push(buffer);
     if (this.#idleBytes > this.#idleBytesKept) {
       this.#trimTimer ??= setTimeout(() => {
         this.#trimTimer = undefined;
@@ -76,40 +83,21 @@ export class BufferPool {
     }
   }
 
-  #acquireSlot(length: number): Uint8Array {
-    const idle = this.#idleSlots.get(length)?.pop();
+  #acquirePage(): Uint8Array {
+    const idle = this.#idlePages.pop();
     if (idle !== undefined) {
-      this.#idleBytes -= length;
+      this.#idleBytes -= idle.length;
       return idle;
     }
-    // What is left over on both sides of the huge page is never touched, and so takes no memory.
+    // What is left over on both sides of the huge page is not touched, and in fresh memory takes none.
     const memory = Buffer.allocUnsafeSlow(2 * HUGE_PAGE_BYTES);
     const start = native.prefer_huge_page(memory, 0, memory.length);
-    for (let position = length; position < HUGE_PAGE_BYTES; position += length) {
-      const slot = memory.subarray(start + position, start + position + length);
-      this.#idleLike(slot).push(slot);
-      this.#idleBytes += length;
-    }
-    return memory.subarray(start, start + length);
+    return memory.subarray(start, start + HUGE_PAGE_BYTES);
   }
 
-  /** The idle buffers among which one belongs. */
-  #idleLike({ length }: Uint8Array): Uint8Array[] {
-    let idle = isSlotLength(length) ? this.#idleSlots.get(length) : this.#idle[classOf(length)];
-    if (idle === undefined) {
-      idle = [];
-      if (isSlotLength(length)) {
-        this.#idleSlots.set(length, idle);
-      } else {
-        this.#idle[classOf(length)] = idle;
-      }
-    }
-    return idle;
-  }
-
-  /** Lets the largest go first. The memory of a slot goes with the last one of its huge page. */
+  /** Lets the largest go first. */
   #trim(): void {
-    for (const idle of [...this.#idle.toReversed(), ...this.#idleSlots.values()]) {
+    for (const idle of [...this.#idle.toReversed(), this.#idlePages]) {
       while (this.#idleBytes > this.#idleBytesKept && idle !== undefined && idle.length > 0) {
         this.#idleBytes -= idle.pop()?.length ?? 0;
       }
@@ -123,9 +111,4 @@ function classOf(length: number): number {
     throw new RangeError(`Bug: a buffer of ${length} bytes was asked for`);
   }
   return sizeClass;
-}
-
-/** All other buffers are longer than a power of two. */
-function isSlotLength(length: number): boolean {
-  return length >= SLOT_BYTES_MIN && length <= HUGE_PAGE_BYTES && Number.isInteger(Math.log2(length));
 }
