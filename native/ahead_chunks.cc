@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <ctime>
 
 #include "page_cache.h"
 
@@ -11,8 +12,26 @@ namespace {
 // What every file system and device takes as the length of a direct read.
 constexpr size_t kAlignment = 4096;
 
-// A chunk that was not read whole for so long belongs to a reader who went elsewhere.
+// A chunk that was not read whole for so long belongs to a reader who went elsewhere, and may make room.
 constexpr std::chrono::milliseconds kLeftAfter{500};
+
+// After that a chunk is not used any more, whatever the file's times say.
+constexpr std::chrono::seconds kGoodFor{2};
+
+// Of the file, before anything is read ahead of it.
+constexpr int64_t kUnchangedSeconds = 1;
+
+bool is_settled(const file_io::Stamp& stamp) {
+  struct timespec now;
+  // It cannot fail for this clock, by which file systems set their times.
+  if (clock_gettime(CLOCK_REALTIME, &now) != 0) return false;
+  const auto is_old = [&now](int64_t seconds, int64_t nanoseconds) {
+    const int64_t age = now.tv_sec - seconds;
+    return age > kUnchangedSeconds || (age == kUnchangedSeconds && now.tv_nsec >= nanoseconds);
+  };
+  return is_old(stamp.modified_seconds, stamp.modified_nanoseconds) &&
+         is_old(stamp.changed_seconds, stamp.changed_nanoseconds);
+}
 
 }  // namespace
 
@@ -21,30 +40,32 @@ AheadChunks::~AheadChunks() { clear(); }
 bool AheadChunks::reserve(int64_t offset, size_t length, int64_t change_count) {
   std::lock_guard<std::mutex> lock(mutex_);
   if (find(offset, 1) != chunks_.end() || !make_room()) return false;
+  if (!bounces_->may_keep()) return false;
   chunks_.emplace_back(offset, length, change_count);
   count_ = chunks_.size();
   return true;
 }
 
-void AheadChunks::fill(int64_t offset) {
+int64_t AheadChunks::fill(int64_t offset) {
   std::unique_lock<std::mutex> lock(mutex_);
   const Iterator chunk = find(offset, 1);
-  if (chunk == chunks_.end() || chunk->state != State::kReserved) return;
+  if (chunk == chunks_.end() || chunk->state != State::kReserved) return 0;
   chunk->state = State::kReading;
   chunk->users = 1;
   lock.unlock();
 
   // Before all else: a change from here on makes the chunk useless.
-  bool is_good = file_io::stamp(fd_, &chunk->stamp) == 0;
+  bool is_good = file_io::stamp(fd_, &chunk->stamp) == 0 && is_settled(chunk->stamp);
+  const int64_t bytes = static_cast<int64_t>(chunk->length);
   page_cache::Counts counts;
-  is_good = is_good && page_cache::cachestat(fd_, offset, static_cast<int64_t>(chunk->length), &counts) == 0 &&
-            counts.cached == 0;
+  is_good = is_good && page_cache::cachestat(fd_, offset, bytes, &counts) == 0 && counts.cached == 0;
   uint8_t* const bounce = is_good ? bounces_->take() : nullptr;
   if (bounce != nullptr) {
     const size_t aligned = (chunk->length + kAlignment - 1) / kAlignment * kAlignment;
     const int64_t count = file_io::preadv2(direct_fd_, bounce, aligned, offset, 0);
-    is_good = count >= static_cast<int64_t>(chunk->length);
+    is_good = count >= bytes && page_cache::cachestat(fd_, offset, bytes, &counts) == 0;
   }
+  const int64_t cached = bounce != nullptr ? std::max<int64_t>(counts.cached, 0) : 0;
 
   lock.lock();
   chunk->bounce = bounce;
@@ -53,6 +74,7 @@ void AheadChunks::fill(int64_t offset) {
   if (bounce == nullptr || !is_good || chunk->is_forgotten) forget(chunk);
   lock.unlock();
   filled_.notify_all();
+  return cached;
 }
 
 size_t AheadChunks::take(uint8_t* data, size_t length, int64_t offset, int64_t change_count, bool may_wait) {
@@ -66,7 +88,7 @@ size_t AheadChunks::take(uint8_t* data, size_t length, int64_t offset, int64_t c
     chunk = find(offset, length);
   }
   if (chunk == chunks_.end() || chunk->state == State::kReading) return 0;
-  if (chunk->state == State::kReserved || chunk->change_count != change_count || !(chunk->stamp == now)) {
+  if (!is_good(*chunk, change_count, now)) {
     forget(chunk);
     return 0;
   }
@@ -103,11 +125,17 @@ bool AheadChunks::make_room() {
   return true;
 }
 
+bool AheadChunks::is_good(const Chunk& chunk, int64_t change_count, const file_io::Stamp& now) const {
+  return chunk.state == State::kReady && chunk.change_count == change_count && chunk.stamp == now &&
+         std::chrono::steady_clock::now() - chunk.since < kGoodFor;
+}
+
 // Whoever uses it last gives its memory back.
 void AheadChunks::forget(Iterator chunk) {
   chunk->is_forgotten = true;
   if (chunk->users > 0) return;
   if (chunk->bounce != nullptr) bounces_->give(chunk->bounce);
+  bounces_->forget_kept();
   chunks_.erase(chunk);
   count_ = chunks_.size();
 }

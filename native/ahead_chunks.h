@@ -5,7 +5,9 @@
 //
 // What is here must never be older than what the page cache would answer. A chunk is good as long as nothing has changed
 // the file since before it was read: the server's own changes are counted by the caller (`change_count`), those of others
-// show in the file's times and size (to the nanosecond since Linux 6.13, before that to a tick of its clock, 1 to 10 ms).
+// show in the file's times and size. Times tell of a change when it begins, a direct write of another program may go on
+// after that, and before Linux 6.13 they have the resolution of a clock tick: nothing is read ahead of a file that was
+// changed in the last second.
 //
 // Knows nothing of JavaScript; callable on any thread.
 #pragma once
@@ -40,8 +42,9 @@ class AheadChunks {
   // Announces the chunk from `offset` on, a multiple of kChunkBytes, which `fill` is going to read. `length`: not beyond the
   // end of the file. False: it is there, or there is no room.
   bool reserve(int64_t offset, size_t length, int64_t change_count);
-  // Reads an announced chunk, unless a reader was quicker.
-  void fill(int64_t offset);
+  // Reads an announced chunk, unless a reader was quicker. Pages of it that are in the page cache afterwards: some where the
+  // file system has not gone past it (without a word, such as ext4 with data=journal).
+  int64_t fill(int64_t offset);
   // Copies a range that lies in one chunk: `length`, or 0 when the caller has to read it. Waits for a chunk that is being
   // read, or does not.
   size_t take(uint8_t* data, size_t length, int64_t offset, int64_t change_count, bool may_wait);
@@ -70,6 +73,7 @@ class AheadChunks {
   // These expect the mutex held.
   Iterator find(int64_t offset, size_t length);
   bool make_room();
+  bool is_good(const Chunk& chunk, int64_t change_count, const file_io::Stamp& now) const;
   void forget(Iterator chunk);
 
   const int fd_;

@@ -54,6 +54,18 @@ void BounceBuffers::give(uint8_t* buffer) {
   free_.push_back(buffer);
 }
 
+bool BounceBuffers::may_keep() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (kept_ == kKeptMax) return false;
+  kept_ += 1;
+  return true;
+}
+
+void BounceBuffers::forget_kept() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  kept_ -= 1;
+}
+
 void BounceBuffers::release() {
   std::vector<uint8_t*> unused;
   {

@@ -63,6 +63,16 @@ int64_t DirectFile::write(const uint8_t* data, size_t length, int64_t offset, bo
   if (page_cache::cachestat(fd_, offset, bytes, &counts) != 0 || counts.cached != 0) return -EAGAIN;
   // Right before: a write behind the end would make the file long again.
   if (is_regular && offset + bytes > file_io::size(fd_)) return -ENODATA;
+  const int64_t result = write_past_cache(data, length, offset);
+  if (result < 0) return result;
+  // Where the file system has put it there after all, nobody would write it back and evict it. A page that somebody has read
+  // meanwhile is not dirty, where the kernel tells (6.5).
+  const bool is_known = page_cache::cachestat(fd_, offset, bytes, &counts) == 0;
+  if (!is_known || (counts.cached > 0 && counts.dirty != 0)) return -EOPNOTSUPP;
+  return bytes;
+}
+
+int64_t DirectFile::write_past_cache(const uint8_t* data, size_t length, int64_t offset) {
   if (reinterpret_cast<uintptr_t>(data) % kAlignment == 0) {
     return file_io::pwritev2_all(direct_fd_, data, length, offset, 0);
   }
@@ -75,7 +85,7 @@ int64_t DirectFile::write(const uint8_t* data, size_t length, int64_t offset, bo
     result = file_io::pwritev2_all(direct_fd_, bounce, part, offset + static_cast<int64_t>(position), 0);
   }
   bounces_->give(bounce);
-  return result < 0 ? result : bytes;
+  return result;
 }
 
 }  // namespace nbd_serve

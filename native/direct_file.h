@@ -41,7 +41,7 @@ class DirectFile {
   AheadChunks& ahead() { return ahead_; }
   // `length`, or -errno; then a part may have been written. -EAGAIN: it is the page cache's. -ENODATA: a regular file that
   // ends before the range does. -EINVAL for a range that is not aligned, -EOPNOTSUPP where the file system does not tell
-  // which blocks were written.
+  // which blocks were written, or has written through the page cache without a word (ext4 with data=journal).
   int64_t write(const uint8_t* data, size_t length, int64_t offset, bool is_regular);
   // Gives the memory that nobody uses back.
   void release() {
@@ -50,6 +50,7 @@ class DirectFile {
   }
 
  private:
+  int64_t write_past_cache(const uint8_t* data, size_t length, int64_t offset);
   int64_t read_from_disk(uint8_t* data, size_t length, int64_t offset);
 
   const int fd_;

@@ -84,10 +84,7 @@ class DirectFileBinding final : public Napi::ObjectWrap<DirectFileBinding> {
     if (is_reserved) {
       submit_work(
           info.Env(),
-          [file = file_, offset] {
-            file->ahead().fill(offset);
-            return int64_t{0};
-          },
+          [file = file_, offset] { return file->ahead().fill(offset); },
           done);
     }
     return Napi::Boolean::New(info.Env(), is_reserved);

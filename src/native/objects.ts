@@ -154,7 +154,8 @@ export interface DirectFile {
   ): void;
   /**
    * Reads from `offset`, a multiple of 2 MiB, up to that much ahead of the reads that will ask for it (native/ahead_chunks.h).
-   * Regular files only. False when it is there, or there is no room; `done` is not called then.
+   * Regular files only. False when it is there, or there is no room; `done` is not called then. It hears how many pages of
+   * the range are in the page cache nevertheless.
    */
   read_ahead(offset: number, length: number, changeCount: number, done: Done): boolean;
   /** Copies what was read ahead: `length`, or 0 when not all of the range is there in one piece of 2 MiB. Never waits. */
@@ -171,7 +172,7 @@ export interface DirectFile {
    * Tries to write with O_DIRECT: `length`, or -errno, and then a part may have been written. Offset and length are
    * multiples of 4096, else -EINVAL; memory that begins at such an address needs no copy. -EAGAIN: something of the range is
    * cached, or a block of it was never written. `isRegular`: no block device; -ENODATA where the file ends before the
-   * range, -EOPNOTSUPP where its file system does not tell what was written.
+   * range, -EOPNOTSUPP where its file system does not tell what was written, or has written it through the page cache.
    */
   write(
     buffer: Uint8Array,

@@ -5,6 +5,7 @@ import { describe, expect, test } from 'vitest';
 import { type DirectFile, native } from '../../src/native/binding.ts';
 import {
   cachestat,
+  defer,
   EAGAIN,
   EBADF,
   EINVAL,
@@ -190,8 +191,16 @@ describe('a queued read', () => {
 describe('what was read ahead', () => {
   const CHUNK = 2 * MiB;
 
-  async function ahead(changeCount = 0): Promise<Scene> {
+  /** Of a file that was changed in the last second nothing is. */
+  async function settledScene(): Promise<Scene> {
     const at = await scene();
+    defer(() => at.file.release());
+    await new Promise((resolve) => setTimeout(resolve, 1100));
+    return at;
+  }
+
+  async function ahead(changeCount = 0): Promise<Scene> {
+    const at = await settledScene();
     for (const offset of [0, CHUNK, 2 * CHUNK]) {
       const length = Math.min(CHUNK, SIZE - offset);
       expect(
@@ -255,29 +264,66 @@ describe('what was read ahead', () => {
     expect(buffer.subarray(0, 100).equals(data.subarray(CHUNK, CHUNK + 100))).toBe(true);
   });
 
-  test('is not announced twice, nor beyond sixteen chunks, until it was left for half a second', async () => {
+  test('is nothing of a file that was changed in the last second', async () => {
+    const { file, fd } = await settledScene();
+    expect(native.pwritev2(fd, Buffer.alloc(1), 0, 1, SIZE - 1, 0)).toBe(1);
+    await evict(fd);
+    expect(await result((done) => expect(file.read_ahead(0, CHUNK, 0, done)).toBe(true))).toBe(0);
+    expect(take(file, Buffer.alloc(100), 0)).toBe(0);
+  });
+
+  test('is not kept for longer than two seconds', async () => {
+    const { file } = await ahead();
+    expect(take(file, Buffer.alloc(100), 0)).toBe(100);
+    await new Promise((resolve) => setTimeout(resolve, 2100));
+    expect(take(file, Buffer.alloc(100), 0)).toBe(0);
+  });
+
+  function holes(): DirectFile {
     const { path } = temporaryFile();
     const fd = openForTest(path, constants.O_RDWR);
     ftruncateSync(fd, 64 * MiB);
     const file = new native.DirectFile(fd, openForTest(path, constants.O_RDONLY | constants.O_DIRECT));
-    const announce = (chunk: number): Promise<boolean> =>
-      new Promise((resolve) => {
-        if (!file.read_ahead(chunk * CHUNK, CHUNK, 0, () => resolve(true))) resolve(false);
-      });
-    for (let chunk = 0; chunk < 16; chunk += 1) expect(await announce(chunk)).toBe(true);
-    expect(await announce(3)).toBe(false);
-    expect(await announce(16)).toBe(false);
+    defer(() => file.release());
+    return file;
+  }
+
+  function announce(file: DirectFile, chunk: number): Promise<boolean> {
+    return new Promise((resolve) => {
+      if (!file.read_ahead(chunk * CHUNK, CHUNK, 0, () => resolve(true))) resolve(false);
+    });
+  }
+
+  test('is no more than 32 chunks of all files together', async () => {
+    const files = [holes(), holes(), holes()];
+    await new Promise((resolve) => setTimeout(resolve, 1100));
+    for (let chunk = 0; chunk < 12; chunk += 1)
+      expect(await announce(files[0] as DirectFile, chunk)).toBe(true);
+    for (let chunk = 0; chunk < 12; chunk += 1)
+      expect(await announce(files[1] as DirectFile, chunk)).toBe(true);
+    for (let chunk = 0; chunk < 12; chunk += 1)
+      expect(await announce(files[2] as DirectFile, chunk)).toBe(chunk < 8);
+    files[1]?.forget_ahead();
+    expect(await announce(files[2] as DirectFile, 8)).toBe(true);
+  });
+
+  test('is not announced twice, nor beyond sixteen chunks, until it was left for half a second', async () => {
+    const file = holes();
+    await new Promise((resolve) => setTimeout(resolve, 1100));
+    for (let chunk = 0; chunk < 16; chunk += 1) expect(await announce(file, chunk)).toBe(true);
+    expect(await announce(file, 3)).toBe(false);
+    expect(await announce(file, 16)).toBe(false);
     await new Promise((resolve) => setTimeout(resolve, 600));
-    expect(await announce(16)).toBe(true);
+    expect(await announce(file, 16)).toBe(true);
     file.forget_ahead();
-    expect(await announce(3)).toBe(true);
+    expect(await announce(file, 3)).toBe(true);
     file.release();
     expect(take(file, Buffer.alloc(100), 3 * CHUNK)).toBe(0);
   });
 
   test('is waited for while it is being read, copied by many at a time, and may be forgotten meanwhile', async () => {
+    const { file, data } = await settledScene();
     for (let round = 0; round < 20; round += 1) {
-      const { file, data } = await scene();
       const reads: Promise<unknown>[] = [];
       for (const offset of [0, CHUNK, 2 * CHUNK]) {
         reads.push(result((done) => void file.read_ahead(offset, Math.min(CHUNK, SIZE - offset), 0, done)));

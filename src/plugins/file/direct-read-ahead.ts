@@ -5,6 +5,8 @@
  * 2026-11-27). Several clients keep the disk busy between them, and with this they were slower (0.85, four of them).
  */
 import type { DirectFile } from '../../native/binding.ts';
+import { call } from '../../native/call.ts';
+import type { CacheEviction } from './cache-eviction.ts';
 import { CHUNK_BYTES } from './chunks.ts';
 
 /** Chunks that are read ahead of the latest read: with four, half of the gain. */
@@ -13,25 +15,52 @@ const AHEAD_CHUNKS_MAX = 8;
 /** So much of what was read in order is read ahead, so that one who goes elsewhere has cost the disk little. */
 const AHEAD_SHARE = 1 / 4;
 
-/** Milliseconds after long reads by two handles in turn for which nothing is read ahead for either. */
-const SHARED_MS = 1000;
+/**
+ * Milliseconds for which nothing is read ahead: after long reads by two handles in turn, and after a change of the file, which
+ * makes what was read ahead useless.
+ */
+const PAUSE_MS = 1000;
+
+export interface DirectReadAheadOptions {
+  readonly file: DirectFile;
+  /** Bytes of the file. */
+  readonly size: number;
+  /** See Durability. */
+  readonly changeCount: () => number;
+  readonly eviction: Pick<CacheEviction, 'touchRead'>;
+}
 
 export class DirectReadAhead {
   readonly #file: DirectFile;
   readonly #size: number;
   readonly #changeCount: () => number;
+  readonly #eviction: Pick<CacheEviction, 'touchRead'>;
+  readonly #fills = new Set<Promise<void>>();
   #reader: object | undefined;
-  #sharedAt = Number.NEGATIVE_INFINITY;
+  #pausedAt = Number.NEGATIVE_INFINITY;
+  #knownChanges: number;
   #nextOffset = 0;
   #streakBytes = 0;
   /** First byte that was not read ahead yet; 0 when nothing was. */
   #aheadEnd = 0;
   #isDue = false;
 
-  constructor(file: DirectFile, size: number, changeCount: () => number) {
+  constructor({ file, size, changeCount, eviction }: DirectReadAheadOptions) {
     this.#file = file;
     this.#size = size;
     this.#changeCount = changeCount;
+    this.#eviction = eviction;
+    this.#knownChanges = changeCount();
+  }
+
+  /** Chunks are being read: ext4 and XFS hold the file for them, so that a write would wait on the event loop. */
+  get isUnderWay(): boolean {
+    return this.#fills.size > 0;
+  }
+
+  /** Done when no chunk is being read any more. */
+  async settled(): Promise<void> {
+    await Promise.all(this.#fills);
   }
 
   /** For the reads: see DirectFile.read. */
@@ -43,11 +72,11 @@ export class DirectReadAhead {
   follow(reader: object, offset: number, length: number): void {
     if (reader !== this.#reader || offset !== this.#nextOffset) {
       if (reader !== this.#reader && this.#reader !== undefined) {
-        this.#sharedAt = performance.now();
+        this.#pausedAt = performance.now();
       }
       this.#reader = reader;
       this.#streakBytes = 0;
-      this.#forget();
+      this.forget();
     }
     this.#nextOffset = offset + length;
     this.#streakBytes += length;
@@ -65,7 +94,7 @@ export class DirectReadAhead {
   left(reader: object): void {
     if (reader === this.#reader) {
       this.#reader = undefined;
-      this.#forget();
+      this.forget();
     }
   }
 
@@ -77,7 +106,8 @@ export class DirectReadAhead {
     );
   }
 
-  #forget(): void {
+  /** Lets go of what was read ahead. */
+  forget(): void {
     if (this.#aheadEnd > 0) {
       this.#aheadEnd = 0;
       this.#file.forget_ahead();
@@ -86,17 +116,43 @@ export class DirectReadAhead {
 
   #advance(): void {
     const count = Math.min(Math.floor((this.#streakBytes * AHEAD_SHARE) / CHUNK_BYTES), AHEAD_CHUNKS_MAX);
-    if (count === 0 || performance.now() - this.#sharedAt < SHARED_MS) {
+    const changes = this.#changeCount();
+    if (changes !== this.#knownChanges) {
+      this.#knownChanges = changes;
+      this.#pausedAt = performance.now();
+      this.forget();
+    }
+    if (performance.now() - this.#pausedAt < PAUSE_MS) {
       return;
     }
     const begin = Math.ceil(this.#nextOffset / CHUNK_BYTES) * CHUNK_BYTES;
     const end = Math.min(begin + count * CHUNK_BYTES, this.#size);
     for (let chunk = Math.max(begin, this.#aheadEnd); chunk < end; chunk += CHUNK_BYTES) {
       const length = Math.min(CHUNK_BYTES, this.#size - chunk);
-      if (!this.#file.read_ahead(chunk, length, this.#changeCount(), () => {})) {
+      if (!this.#fill(chunk, length)) {
         return;
       }
       this.#aheadEnd = chunk + length;
     }
+  }
+
+  /** False when there is no room. */
+  #fill(chunk: number, length: number): boolean {
+    let isRoom = false;
+    const fill = call((done) => {
+      isRoom = this.#file.read_ahead(chunk, length, this.#changeCount(), done);
+      if (!isRoom) {
+        done(0);
+      }
+    }).then((cachedPages) => {
+      this.#fills.delete(fill);
+      if (cachedPages > 0) {
+        this.#eviction.touchRead(chunk, length);
+        // Not past the cache: then it is of no use.
+        this.#pausedAt = Number.POSITIVE_INFINITY;
+      }
+    });
+    this.#fills.add(fill);
+    return isRoom;
   }
 }

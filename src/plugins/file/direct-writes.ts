@@ -64,12 +64,13 @@ export class DirectWrites {
       this.#untried -= 1;
       return false;
     }
-    this.#directCount += 1;
     const written = call((done) => {
       this.#file.write(buffer, start, length, offset, this.#isRegular, done);
     });
-    const result = await this.#track(offset, length, true, written);
-    this.#directCount -= 1;
+    this.#directCount += 1;
+    const result = await this.#track(offset, length, true, written).finally(() => {
+      this.#directCount -= 1;
+    });
     if (result === length) {
       this.#pause = PAUSE_WRITES_MIN;
       return true;

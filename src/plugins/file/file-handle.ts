@@ -141,11 +141,12 @@ export class FileHandle implements Handle {
   }
 
   writeNow(buffer: Uint8Array, start: number, length: number, offset: number): boolean | Promise<void> {
-    const { largeFolios, directWrites } = this.#file;
+    const { largeFolios, directWrites, directReadAhead } = this.#file;
     if (
       length > WRITE_NOW_BYTES_MAX ||
       largeFolios?.areInTheWay(offset, length) === true ||
-      directWrites?.isUnderWay === true
+      directWrites?.isUnderWay === true ||
+      directReadAhead?.isUnderWay === true
     ) {
       return false;
     }

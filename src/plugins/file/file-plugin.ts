@@ -30,6 +30,7 @@ import {
   type OpenFile,
   openDirect,
   openFile,
+  tellsChanges,
   tellsResidency,
 } from './open-file.ts';
 import { RESIDENT_CONTEXT, residentBytes } from './residency.ts';
@@ -75,7 +76,7 @@ const MEMORY_FILE_SYSTEMS: ReadonlyMap<number, string> = new Map([
 ]);
 
 /** What was found out about an open file. */
-type FileTraits = Pick<FileFacts, 'directFd' | 'isOnExt4' | 'tellsResidency'>;
+type FileTraits = Pick<FileFacts, 'directFd' | 'isOnExt4' | 'tellsResidency' | 'tellsChanges'>;
 
 export class FilePlugin implements Plugin {
   readonly info: PluginInfo;
@@ -151,8 +152,13 @@ export class FilePlugin implements Plugin {
         log.info({ size: file.size }, 'The file exists and keeps its size; --create is not needed');
       }
       const directFd = options.cache === 'none' ? await openDirect(file.fd, options.isReadOnly) : undefined;
-      const [isExt4, tells] = await Promise.all([isOnExt4(file), tellsResidency(file)]);
-      return new FilePlugin(file, { directFd, isOnExt4: isExt4, tellsResidency: tells }, options, log);
+      const traits = {
+        directFd,
+        isOnExt4: await isOnExt4(file),
+        tellsResidency: await tellsResidency(file),
+        tellsChanges: await tellsChanges(file),
+      };
+      return new FilePlugin(file, traits, options, log);
     } catch (error) {
       if (file.isNew) {
         rmSync(options.path, { force: true });
@@ -196,6 +202,7 @@ export class FilePlugin implements Plugin {
     await Promise.allSettled(this.#counting);
     // Nobody waits for what slow writes have begun, and a descriptor that is closed may soon be another file's.
     await this.#shared.largeFolios?.settled();
+    await this.#shared.directReadAhead?.settled();
     try {
       await this.settle();
     } finally {

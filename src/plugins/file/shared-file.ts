@@ -28,6 +28,8 @@ export interface FileFacts {
   readonly isOnExt4: boolean;
   /** The kernel tells us what of the file is in the page cache (open-file.ts, tellsResidency). */
   readonly tellsResidency: boolean;
+  /** The file's times and size tell of every change (open-file.ts, tellsChanges). */
+  readonly tellsChanges: boolean;
   readonly fadvise: ReadAheadAdvice;
   /** Undefined with `--cache default`. */
   readonly cacheNone: CacheNoneFacts | undefined;
@@ -55,7 +57,8 @@ export interface SharedFile {
   readonly writeBack: WriteBack | undefined;
   /** Undefined with `--cache default`, and where the file takes no O_DIRECT. */
   readonly directFile: DirectFile | undefined;
-  /** As `directFile`, and undefined in one thread of several, both; `directReadAhead` also for a block device. */
+  /** As `directFile`, and undefined in one thread of several, both; `directReadAhead` also where a change
+   *  by somebody else does not show. */
   readonly directReadAhead: DirectReadAhead | undefined;
   readonly directWrites: DirectWrites | undefined;
   /** Undefined with `--cache none`, which lets no folio grow old, and where they are in nobody's way. */
@@ -95,6 +98,25 @@ export function createSharedFile(facts: FileFacts, surroundings: FileSurrounding
   const bounds = new FileBounds(fd, size, !isBlockDevice);
   const directFile = directFd === undefined ? undefined : new native.DirectFile(fd, directFd);
   const writeBack = cacheNone && new WriteBack({ fd, ...cacheNone, durability, threadCount, windowCounter });
+  const eviction =
+    writeBack &&
+    new CacheEviction({
+      fd,
+      size,
+      drainWindows: () => writeBack.drain(),
+      drained: () => {
+        directReadAhead?.forget();
+        directFile?.release();
+      },
+      keepsResident: cacheNone.keepsResident,
+      chunkMarks,
+      threadCount,
+      log,
+    });
+  const directReadAhead: DirectReadAhead | undefined =
+    directFile && eviction && changeCount && facts.tellsChanges && fadvise !== 'random'
+      ? new DirectReadAhead({ file: directFile, size, changeCount, eviction })
+      : undefined;
   return {
     fd,
     size,
@@ -102,24 +124,10 @@ export function createSharedFile(facts: FileFacts, surroundings: FileSurrounding
     durability,
     zeroing: new Zeroing(fd, isBlockDevice),
     extents: new ExtentFinder(fd, size, !isBlockDevice, bounds),
-    eviction:
-      writeBack &&
-      new CacheEviction({
-        fd,
-        size,
-        drainWindows: () => writeBack.drain(),
-        drained: () => directFile?.release(),
-        keepsResident: cacheNone.keepsResident,
-        chunkMarks,
-        threadCount,
-        log,
-      }),
+    eviction,
     writeBack,
     directFile,
-    directReadAhead:
-      directFile && changeCount && !isBlockDevice && fadvise !== 'random'
-        ? new DirectReadAhead(directFile, size, changeCount)
-        : undefined,
+    directReadAhead,
     directWrites:
       directFile && threadCount === 1 ? new DirectWrites(directFile, bounds.canShrink) : undefined,
     largeFolios: facts.isOnExt4 && cacheNone === undefined ? new LargeFolios(fd, durability) : undefined,

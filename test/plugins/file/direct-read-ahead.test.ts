@@ -1,22 +1,28 @@
 /** Who is read ahead for, how far, and that what comes of it is never stale. */
 import { writeFileSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
-import type { DirectFile } from '../../../src/native/binding.ts';
+import type { DirectFile, Done } from '../../../src/native/binding.ts';
 import { native } from '../../../src/native/binding.ts';
 import { call } from '../../../src/native/call.ts';
 import { POSIX_FADV_DONTNEED } from '../../../src/native/constants.ts';
+import { CacheEviction } from '../../../src/plugins/file/cache-eviction.ts';
 import { DirectReadAhead } from '../../../src/plugins/file/direct-read-ahead.ts';
 import { Files, KiB, MiB, residentPages } from './files.ts';
 
 class FakeFile implements Pick<DirectFile, 'read_ahead' | 'forget_ahead' | 'take_ahead'> {
   readonly asked: [offset: number, length: number, changeCount: number][] = [];
+  readonly filled: Done[] = [];
+  cachedPages = 0;
+  isSlow = false;
   forgotten = 0;
   taken = 0;
   room = Number.POSITIVE_INFINITY;
 
-  read_ahead(offset: number, length: number, changeCount: number): boolean {
+  read_ahead(offset: number, length: number, changeCount: number, done: Done): boolean {
     if (this.asked.length >= this.room) return false;
     this.asked.push([offset / MiB, length, changeCount]);
+    if (this.isSlow) this.filled.push(done);
+    else done(this.cachedPages);
     return true;
   }
 
@@ -33,13 +39,26 @@ class FakeFile implements Pick<DirectFile, 'read_ahead' | 'forget_ahead' | 'take
 function rig(size = 1024 * MiB): {
   file: FakeFile;
   readAhead: DirectReadAhead;
+  touched: number[];
+  change: () => void;
   inOrder: (reader: object, offset: number, count: number, length?: number) => Promise<number>;
 } {
   const file = new FakeFile();
-  const readAhead = new DirectReadAhead(file as unknown as DirectFile, size, () => 7);
+  let changeCount = 7;
+  const touched: number[] = [];
+  const readAhead = new DirectReadAhead({
+    file: file as unknown as DirectFile,
+    size,
+    changeCount: () => changeCount,
+    eviction: { touchRead: (offset) => void touched.push(offset / MiB) },
+  });
   return {
     file,
     readAhead,
+    touched,
+    change: () => {
+      changeCount += 1;
+    },
     /** Reads that come together; where they end. */
     async inOrder(reader, offset, count, length = MiB) {
       for (let index = 0; index < count; index += 1)
@@ -138,6 +157,58 @@ describe('a reader', () => {
   });
 });
 
+describe('nothing is read ahead', () => {
+  beforeEach(() => {
+    vi.useFakeTimers({ toFake: ['performance'] });
+  });
+  afterEach(() => {
+    vi.useRealTimers();
+  });
+
+  test('for a second after the server has changed the file', async () => {
+    const { file, change, inOrder } = rig();
+    const reader = {};
+    let end = await inOrder(reader, 0, 64);
+    change();
+    end = await inOrder(reader, end, 8);
+    expect([file.forgotten, file.asked.length]).toEqual([1, 8]);
+    vi.advanceTimersByTime(1000);
+    end = await inOrder(reader, end, 1);
+    expect(file.asked.length).toBe(16);
+    expect(file.asked.at(-1)?.[2]).toBe(8);
+  });
+
+  test('any more where it was left in the page cache, which is told to leave', async () => {
+    const { file, touched, inOrder } = rig();
+    const reader = {};
+    file.cachedPages = 512;
+    const end = await inOrder(reader, 0, 64);
+    await new Promise((resolve) => void setImmediate(resolve));
+    expect(touched).toEqual(asked(file));
+    vi.advanceTimersByTime(100_000);
+    await inOrder(reader, end, 64);
+    expect(file.asked.length).toBe(8);
+  });
+});
+
+test('it is under way, and not settled, until all chunks were read', async () => {
+  const { file, readAhead, inOrder } = rig();
+  file.isSlow = true;
+  await inOrder({}, 0, 64);
+  expect(readAhead.isUnderWay).toBe(true);
+  let isSettled = false;
+  const settled = readAhead.settled().then(() => {
+    isSettled = true;
+  });
+  for (const done of file.filled) {
+    expect(isSettled).toBe(false);
+    done(0);
+    await new Promise((resolve) => void setImmediate(resolve));
+  }
+  await settled;
+  expect(readAhead.isUnderWay).toBe(false);
+});
+
 test('only what is there without waiting is taken, and nothing is asked for before anything was read ahead', async () => {
   const { file, readAhead, inOrder } = rig();
   expect(readAhead.take(new Uint8Array(0), 0, 64 * KiB, 0)).toBe(false);
@@ -158,6 +229,9 @@ test.each([64 * KiB, 256 * KiB, MiB])(
     const fd = files.open('r+');
     await call((done) => native.fdatasync(fd, done));
     await call((done) => native.posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED, done));
+    // Of a file that was changed in the last second nothing is read ahead.
+    await new Promise((resolve) => setTimeout(resolve, 1100));
+    const answered = vi.spyOn(CacheEviction.prototype, 'postponeDrain');
     const plugin = await files.plugin({ cache: 'none' });
     const handle = plugin.open();
     const depth = 8;
@@ -173,7 +247,7 @@ test.each([64 * KiB, 256 * KiB, MiB])(
         const at = offset + index * length;
         expect(buffer.equals(expected.subarray(at, at + length))).toBe(true);
       }
-      if (offset % (32 * MiB) === 16 * MiB) {
+      if (offset === 64 * MiB) {
         // Ahead of the reader, where something was read ahead.
         const block = Buffer.alloc(4096, 0xdd);
         for (let at = offset + 4 * MiB; at < offset + 12 * MiB; at += 300 * 4096) {
@@ -182,6 +256,9 @@ test.each([64 * KiB, 256 * KiB, MiB])(
         }
       }
     }
+    // Of longer ones nobody hears whether they came from the disk.
+    if (length === 64 * KiB) expect(answered.mock.calls.length).toBeGreaterThan(100);
+    answered.mockRestore();
     await handle.flush();
     await handle.close();
     await plugin.close();
