@@ -146,6 +146,7 @@ export class FileHandle implements Handle {
       length > WRITE_NOW_BYTES_MAX ||
       largeFolios?.areInTheWay(offset, length) === true ||
       directWrites?.isUnderWay === true ||
+      directWrites?.wants(offset, length) === true ||
       directReadAhead?.isUnderWay === true
     ) {
       return false;

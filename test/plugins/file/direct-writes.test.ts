@@ -64,7 +64,7 @@ async function contentsOf(files: Files): Promise<Buffer> {
 }
 
 describe.each([true, false])('a long write from memory that is aligned: %s', (isAligned) => {
-  test.each([512 * KiB, MiB, 3 * MiB + 4 * KiB])('of %d bytes is never in the page cache', async (length) => {
+  test.each([256 * KiB, MiB, 3 * MiB + 4 * KiB])('of %d bytes is never in the page cache', async (length) => {
     await using at = await scene();
     const { buffer, start } = filled(length, 7, isAligned);
     await at.handle.write(buffer, start, length, MiB, false);
@@ -83,7 +83,7 @@ describe('through the page cache goes', () => {
 
   test('a shorter write', async () => {
     await using at = await scene();
-    expect(await write(at, 0, 512 * KiB - 4096)).toBe(127);
+    expect(await write(at, 0, 256 * KiB - 4096)).toBe(63);
   });
 
   test.each([
