@@ -98,23 +98,21 @@ int StreamSocket::start_tls(std::shared_ptr<TlsContext> context) {
   again_.data = this;
   tls_ = std::move(tls);
   is_shaking_hands_ = true;
-  return watch(watched_ | UV_READABLE);
+  return watch();
 }
 
 int StreamSocket::start(uint8_t* data, size_t length) {
   data_ = data;
   length_ = length;
-  come_again();
-  return watch(watched_ | UV_READABLE);
+  return watch();
 }
 
 void StreamSocket::stop() {
   data_ = nullptr;
   length_ = 0;
   expect(nullptr, 0);
-  come_again();
   // It fails for an open handle only when there is something left to watch, which is watched already.
-  if (!is_shaking_hands_) (void)watch(watched_ & ~UV_READABLE);
+  (void)watch();
 }
 
 void StreamSocket::replace_buffer(uint8_t* data, size_t length) {
@@ -124,7 +122,11 @@ void StreamSocket::replace_buffer(uint8_t* data, size_t length) {
 }
 
 int64_t StreamSocket::send(const uint8_t* data, size_t length) {
-  return tls_ != nullptr ? tls_->send(data, length) : socket::send_now(fd_, data, length, false);
+  if (tls_ == nullptr) return socket::send_now(fd_, data, length, false);
+  const int64_t result = tls_->send(data, length);
+  // It may have received something, and whoever waits to write may wait for something else now.
+  if (tls_->has_more() || is_writer_waiting_) (void)watch();
+  return result;
 }
 
 int64_t StreamSocket::send_file(const uint8_t* header, size_t header_length, int file, int64_t offset,
@@ -135,7 +137,7 @@ int64_t StreamSocket::send_file(const uint8_t* header, size_t header_length, int
 
 int StreamSocket::watch_writable() {
   is_writer_waiting_ = true;
-  return watch(watched_ | UV_WRITABLE);
+  return watch();
 }
 
 int StreamSocket::shut_down() {
@@ -163,6 +165,24 @@ void StreamSocket::on_closed(uv_handle_t* handle) {
   events->on_closed();
 }
 
+// What is waited for follows from what the caller wants and from what TLS is able to. Both readiness events are
+// level-triggered: one that nobody acts upon would keep the loop busy.
+int StreamSocket::watch() {
+  const bool is_held_back = tls_ != nullptr && tls_->is_held_back();
+  const bool needs_input = is_writer_waiting_ && tls_ != nullptr && tls_->waits_for_input();
+  const bool is_reading = (data_ != nullptr || is_shaking_hands_) && !is_held_back;
+  const bool is_writing = (is_writer_waiting_ && !needs_input) || (tls_ != nullptr && tls_->has_pending());
+  if (tls_ != nullptr) {
+    if (tls_->has_more() && is_reading && !is_shaking_hands_) {
+      // It fails for a null callback only.
+      (void)uv_idle_start(&again_, [](uv_idle_t* handle) { static_cast<StreamSocket*>(handle->data)->receive(); });
+    } else {
+      (void)uv_idle_stop(&again_);
+    }
+  }
+  return watch((is_reading || needs_input ? UV_READABLE : 0) | (is_writing ? UV_WRITABLE : 0));
+}
+
 // libuv takes the descriptor out of its epoll set and puts it in again for each change: three system calls,
 // so that nothing is changed that is as wanted.
 int StreamSocket::watch(int events) {
@@ -188,8 +208,11 @@ void StreamSocket::on_ready(uv_poll_t* handle, int status, int events) {
       stream->shake_hands();
     } else if (stream->is_in_file_) {
       stream->receive_in_file();
+    } else if (stream->data_ == nullptr) {
+      // Whoever writes needs what has come, and receives it.
+      stream->go_on();
     } else if (stream->tls_ == nullptr || !stream->tls_->has_more()) {
-      // Else come_again() has seen to it: once a turn.
+      // Else every turn of the loop does.
       stream->receive();
     }
   }
@@ -197,45 +220,30 @@ void StreamSocket::on_ready(uv_poll_t* handle, int status, int events) {
 }
 
 void StreamSocket::write_on() {
-  (void)watch(watched_ & ~UV_WRITABLE);
-  if (tls_ != nullptr) {
-    // An error is told by the next call of whoever writes.
+  if (tls_ != nullptr && tls_->has_pending()) {
+    // What TLS sends of its own accord, too. An error is told by the next call of whoever writes.
     (void)tls_->flush();
-    if (watch_pending()) return;
+    if (tls_->has_pending() || tls_->waits_for_input()) {
+      (void)watch();
+      return;
+    }
   }
-  if (is_writer_waiting_) {
-    is_writer_waiting_ = false;
-    events_->on_writable();
-  }
-  if (tls_ != nullptr && tls_->is_held_back() && (watched_ & UV_READABLE) != 0) receive();
+  go_on();
 }
 
-// What TLS sends of its own accord, too, waits for room: whether anything does.
-bool StreamSocket::watch_pending() {
-  if (!tls_->has_pending()) return false;
-  (void)watch(watched_ | UV_WRITABLE);
-  return true;
+// Only afterwards is anything unwatched: whoever writes mostly waits again.
+void StreamSocket::go_on() {
+  const bool was_waiting = is_writer_waiting_;
+  is_writer_waiting_ = false;
+  if (was_waiting) events_->on_writable();
+  if (fd_ >= 0) (void)watch();
 }
 
 void StreamSocket::shake_hands() {
   const int result = tls_->handshake();
-  (void)watch_pending();
-  if (result == -EAGAIN) return;
-  is_shaking_hands_ = false;
-  if (data_ == nullptr) (void)watch(watched_ & ~UV_READABLE);
-  come_again();
-  events_->on_secured(result == 0);
-}
-
-// While the socket does not tell what TLS has left, every turn of the loop does.
-void StreamSocket::come_again() {
-  if (tls_ == nullptr) return;
-  if (tls_->has_more() && data_ != nullptr && !is_shaking_hands_) {
-    // It fails for a null callback only.
-    (void)uv_idle_start(&again_, [](uv_idle_t* handle) { static_cast<StreamSocket*>(handle->data)->receive(); });
-  } else {
-    (void)uv_idle_stop(&again_);
-  }
+  if (result != -EAGAIN) is_shaking_hands_ = false;
+  (void)watch();
+  if (result != -EAGAIN) events_->on_secured(result == 0);
 }
 
 void StreamSocket::expect(uint8_t* data, size_t length) {
@@ -309,10 +317,7 @@ void StreamSocket::receive() {
   const int64_t result = tls_ != nullptr
                              ? tls_->receive(expected_data_, expected_length_, data_, behind)
                              : socket::receive_now(fd_, expected_data_, expected_length_, data_, behind);
-  if (tls_ != nullptr) {
-    (void)watch_pending();
-    come_again();
-  }
+  if (tls_ != nullptr) (void)watch();
   if (result > 0) {
     const size_t taken = std::min(static_cast<size_t>(result), expected_length_);
     expected_data_ += taken;

@@ -93,12 +93,12 @@ class StreamSocket {
   static void on_ready(uv_poll_t* handle, int status, int events);
   static void on_closed(uv_handle_t* handle);
   void shake_hands();
-  void come_again();
+  void go_on();
   void write_on();
-  bool watch_pending();
   void receive();
   void receive_in_file();
   void end_file();
+  int watch();
   int watch(int events);
 
   uv_poll_t poll_ = {};
@@ -124,7 +124,7 @@ class StreamSocket {
   bool is_writer_waiting_ = false;
   std::unique_ptr<TlsStream> tls_;
   bool is_shaking_hands_ = false;
-  // Of the loop, with TLS: come_again().
+  // Of the loop, with TLS: every turn of it, while the socket does not tell what TLS has left.
   uv_idle_t again_ = {};
   int open_handle_count_ = 0;
 };

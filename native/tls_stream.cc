@@ -29,11 +29,40 @@ constexpr size_t kInputBeyondBytes = 4096;
 // Of plaintext in one call, either way: others wait meanwhile, some 300 us.
 constexpr size_t kTurnBytes = 1024 * 1024;
 
-// What may be pending. A client that reads nothing is sent no more than a piece; whoever asks for new keys again and again
-// (KeyUpdate) would be answered without end.
-constexpr size_t kPendingBytesMax = 2 * kPieceBytes;
-
 }  // namespace
+
+// Other connections use the context's buffers, too, and what one leaves there would be sent, or decrypted, as another's.
+// OpenSSL may use them during a Turn only (`on_read`, `on_write`), and its end empties both, whatever OpenSSL was asked for
+// and has answered: SSL_read sends answers to a KeyUpdate, SSL_write receives the rest of one, and any of them sends alerts.
+class TlsStream::Turn {
+ public:
+  Turn(TlsStream* stream, size_t input_room) : stream_(*stream) {
+    ERR_clear_error();
+    stream_.has_turn_ = true;
+    stream_.input_room_ = input_room;
+    stream_.is_dry_ = false;
+  }
+
+  ~Turn() {
+    // What cannot be sent is told by the next call.
+    if (!stream_.context_->output().empty()) (void)stream_.flush();
+    if (stream_.input_length_ == 0) {
+      // With its memory.
+      stream_.kept_ = std::vector<uint8_t>();
+    } else if (stream_.kept_.empty()) {
+      stream_.kept_.assign(stream_.input_, stream_.input_ + stream_.input_length_);
+      stream_.input_ = stream_.kept_.data();
+    }
+    stream_.has_turn_ = false;
+    ERR_clear_error();
+  }
+
+  Turn(const Turn&) = delete;
+  Turn& operator=(const Turn&) = delete;
+
+ private:
+  TlsStream& stream_;
+};
 
 std::unique_ptr<TlsStream> TlsStream::open(int fd, std::shared_ptr<TlsContext> context) {
   std::unique_ptr<TlsStream> stream(new TlsStream(fd, std::move(context)));
@@ -66,13 +95,9 @@ const char* TlsStream::cipher() const {
 }
 
 int TlsStream::handshake() {
-  ERR_clear_error();
-  input_room_ = kInputBeyondBytes;
+  const Turn turn(this, kInputBeyondBytes);
   const int result = SSL_do_handshake(ssl_.get());
   const int error = result == 1 ? 0 : error_of(result);
-  // What cannot be sent is told by the next call.
-  (void)flush();
-  keep_input();
   // What the client has sent behind its part of the handshake was received with it.
   if (error == 0) has_more_ = is_more_held();
   if (error != 0 && error != -EAGAIN) discard_input();
@@ -101,13 +126,16 @@ int TlsStream::error_of(int result) {
 
 // To close a socket with unread input is a reset, which the client may hear of before it reads the alert.
 void TlsStream::discard_input() {
+  input_length_ = 0;
   (void)socket::receive_now(fd_, context_->input(), TlsContext::kInputBytes, nullptr, 0);
 }
 
 int64_t TlsStream::receive(uint8_t* first, size_t first_length, uint8_t* second, size_t second_length) {
   const size_t wanted = first_length + second_length;
   const size_t overhead = wanted / kRecordBytes * kRecordOverheadBytes;
-  input_room_ = std::min(wanted + overhead + kInputBeyondBytes, TlsContext::kInputBytes);
+  const Turn turn(this, std::min(wanted + overhead + kInputBeyondBytes, TlsContext::kInputBytes));
+  // Perhaps it has come.
+  waits_for_input_ = false;
   size_t received = 0;
   int64_t result = 1;
   while (result > 0 && received < first_length && received < kTurnBytes) {
@@ -121,12 +149,11 @@ int64_t TlsStream::receive(uint8_t* first, size_t first_length, uint8_t* second,
     // Clients begin a record with a request's header; the records that follow it may belong elsewhere.
     if (first_length > 0) break;
   }
-  keep_input();
   const size_t total = received + behind;
   if (result > 0) {
     has_more_ = is_more_held();
   } else if (result == -EAGAIN) {
-    // Perhaps only the record was none of data.
+    // Perhaps only the record was none of data, or too much is pending.
     has_more_ = !is_dry_;
   } else {
     // The end, or an error, behind what was received comes again.
@@ -136,37 +163,22 @@ int64_t TlsStream::receive(uint8_t* first, size_t first_length, uint8_t* second,
 }
 
 int64_t TlsStream::receive_record(uint8_t* data, size_t length) {
-  is_held_back_ = pending_.size() - sent_ > kPendingBytesMax;
-  is_dry_ = is_held_back_;
-  if (is_held_back_) return -EAGAIN;
+  is_dry_ = false;
+  if (is_held_back()) return -EAGAIN;
   ERR_clear_error();
   size_t count = 0;
   const int result = SSL_read_ex(ssl_.get(), data, length, &count);
-  int64_t answer = static_cast<int64_t>(count);
-  if (result != 1) {
-    // close_notify, or a FIN without it.
-    const bool has_ended = SSL_get_error(ssl_.get(), result) == SSL_ERROR_ZERO_RETURN;
-    answer = has_ended ? 0 : error_of(result);
-  }
-  // New keys, or an alert.
-  if (!context_->output().empty()) (void)flush();
-  return answer;
-}
-
-// Another connection has its turn.
-void TlsStream::keep_input() {
-  if (input_length_ == 0) {
-    // With its memory.
-    kept_ = std::vector<uint8_t>();
-  } else if (kept_.empty()) {
-    kept_.assign(input_, input_ + input_length_);
-    input_ = kept_.data();
-  }
+  if (result == 1) return static_cast<int64_t>(count);
+  // close_notify, or a FIN without it.
+  const bool has_ended = SSL_get_error(ssl_.get(), result) == SSL_ERROR_ZERO_RETURN;
+  return has_ended ? 0 : error_of(result);
 }
 
 int64_t TlsStream::send(const uint8_t* data, size_t length) {
+  waits_for_input_ = false;
   int error = flush();
   if (error != 0) return error;
+  const Turn turn(this, kInputBeyondBytes);
   size_t taken = std::min(untold_, length);
   untold_ = 0;
   const size_t end = std::min(length, kTurnBytes);
@@ -176,15 +188,21 @@ int64_t TlsStream::send(const uint8_t* data, size_t length) {
     size_t written = 0;
     // All of it: our BIO takes everything.
     const int result = SSL_write_ex(ssl_.get(), data + taken, piece, &written);
-    error = result == 1 ? flush(taken + piece < length) : error_of(result);
-    if (error == -EAGAIN) {
-      untold_ = piece;
-      return taken > 0 ? static_cast<int64_t>(taken) : -EAGAIN;
+    if (result == 1) {
+      error = flush(taken + piece < length);
+      if (error == -EAGAIN) untold_ = piece;
+    } else {
+      error = error_of(result);
+      // Of the piece nothing is encrypted: ssl3_write_bytes reads a message to its end before it begins.
+      waits_for_input_ = error == -EAGAIN && is_dry_;
     }
+    if (error == -EAGAIN) break;
     if (error != 0) return error;
     taken += piece;
   }
-  return static_cast<int64_t>(taken);
+  // Behind the message there was more.
+  if (input_length_ > 0) has_more_ = true;
+  return taken > 0 || length == 0 ? static_cast<int64_t>(taken) : error;
 }
 
 int TlsStream::flush(bool has_more) {
@@ -196,6 +214,10 @@ int TlsStream::flush(bool has_more) {
     pending_ = std::vector<uint8_t>();
     sent_ = 0;
     made_sent = send_now(made.data(), made.size(), has_more);
+  } else if (sent_ > kPieceBytes) {
+    // Whoever takes a little and asks for more all the time would let it grow.
+    pending_.erase(pending_.begin(), pending_.begin() + static_cast<std::ptrdiff_t>(sent_));
+    sent_ = 0;
   }
   pending_.insert(pending_.end(), made.begin() + static_cast<std::ptrdiff_t>(made_sent), made.end());
   made.clear();
@@ -217,12 +239,12 @@ size_t TlsStream::send_now(const uint8_t* data, size_t length, bool has_more) {
 }
 
 int TlsStream::shut_down() {
+  waits_for_input_ = false;
   // Later calls flush only; SSL_shutdown would wait for the client's goodbye.
   if ((SSL_get_shutdown(ssl_.get()) & SSL_SENT_SHUTDOWN) == 0) {
-    ERR_clear_error();
-    // After a broken stream there is no goodbye, which is nobody's loss.
+    const Turn turn(this, kInputBeyondBytes);
+    // After a broken stream, or half a message, there is no goodbye, which is nobody's loss.
     (void)SSL_shutdown(ssl_.get());
-    ERR_clear_error();
   }
   return flush();
 }
@@ -230,6 +252,8 @@ int TlsStream::shut_down() {
 int TlsStream::on_read(BIO* bio, char* data, size_t length, size_t* count) {
   TlsStream* stream = static_cast<TlsStream*>(BIO_get_data(bio));
   BIO_clear_retry_flags(bio);
+  *count = 0;
+  if (!stream->has_turn_) return 0;
   if (stream->input_length_ > 0) {
     *count = std::min(length, stream->input_length_);
     std::memcpy(data, stream->input_, *count);
@@ -247,7 +271,6 @@ int TlsStream::on_read(BIO* bio, char* data, size_t length, size_t* count) {
     stream->input_length_ = static_cast<size_t>(result) - *count;
     return 1;
   }
-  *count = 0;
   if (result == -EAGAIN || result == -EWOULDBLOCK) {
     stream->is_dry_ = true;
     BIO_set_retry_read(bio);
@@ -261,6 +284,8 @@ int TlsStream::on_read(BIO* bio, char* data, size_t length, size_t* count) {
 
 int TlsStream::on_write(BIO* bio, const char* data, size_t length, size_t* count) {
   TlsStream* stream = static_cast<TlsStream*>(BIO_get_data(bio));
+  *count = 0;
+  if (!stream->has_turn_) return 0;
   std::vector<uint8_t>& output = stream->context_->output();
   output.insert(output.end(), data, data + length);
   *count = length;

@@ -43,14 +43,17 @@ class TlsStream {
   // Fills the first part, then a few bytes of the second; only the second when the first is empty. 0 at the end of the
   // stream, -EAGAIN when nothing is there.
   int64_t receive(uint8_t* first, size_t first_length, uint8_t* second, size_t second_length);
-  // The last `receive` has left something behind that the socket does not tell of.
+  // Something is left to `receive` that the socket does not tell of.
   bool has_more() const { return has_more_; }
-  // It did nothing, because too much was pending.
-  bool is_held_back() const { return is_held_back_; }
+  // Too much is pending: `receive` does nothing until `flush` has sent some of it.
+  bool is_held_back() const { return pending_.size() - sent_ > kPendingBytesMax; }
 
   // Bytes of which the kernel has all that they have become, -EAGAIN for none. Whoever is told of fewer than `length` comes
   // back with the rest of them: some may be encrypted already.
   int64_t send(const uint8_t* data, size_t length);
+  // The last `send` has found the first part of a message of TLS (KeyUpdate in two records), behind which OpenSSL encrypts
+  // nothing: it goes on when more can be received, by itself or by `receive`. Room in the kernel does not help.
+  bool waits_for_input() const { return waits_for_input_; }
   // Something waits for room in the kernel.
   bool has_pending() const { return pending_.size() > sent_; }
   // Sends that: 0, -EAGAIN when some is left, or another error.
@@ -59,6 +62,12 @@ class TlsStream {
   int shut_down();
 
  private:
+  // What may be pending. A client that reads nothing is sent no more than a piece, which is half of it; whoever asks for new
+  // keys again and again (KeyUpdate) would be answered without end.
+  static constexpr size_t kPendingBytesMax = 256 * 1024;
+
+  class Turn;
+
   TlsStream(int fd, std::shared_ptr<TlsContext> context) : fd_(fd), context_(std::move(context)) {}
 
   static int on_read(BIO* bio, char* data, size_t length, size_t* count);
@@ -68,7 +77,6 @@ class TlsStream {
   bool open();
   int64_t receive_record(uint8_t* data, size_t length);
   bool is_more_held() const { return input_length_ > 0 || SSL_pending(ssl_.get()) > 0; }
-  void keep_input();
   int flush(bool has_more);
   // What a call that has not succeeded means.
   int error_of(int result);
@@ -76,12 +84,14 @@ class TlsStream {
   void discard_input();
 
   const int fd_;
+  // OpenSSL may receive and send: a Turn lives.
+  bool has_turn_ = false;
   // Before `ssl_`, which goes first: it uses both.
   const std::shared_ptr<TlsContext> context_;
   std::unique_ptr<BIO_METHOD, Released<BIO_meth_free>> method_;
   std::unique_ptr<SSL, Released<SSL_free>> ssl_;
 
-  // Received, and not asked for by OpenSSL yet: in the context's input during a call, in `kept_` between calls.
+  // Received, and not asked for by OpenSSL yet: in the context's input during a Turn, in `kept_` between them.
   const uint8_t* input_ = nullptr;
   size_t input_length_ = 0;
   std::vector<uint8_t> kept_;
@@ -92,7 +102,7 @@ class TlsStream {
   bool has_ended_ = false;
   int receive_error_ = 0;
   bool has_more_ = false;
-  bool is_held_back_ = false;
+  bool waits_for_input_ = false;
 
   std::vector<uint8_t> pending_;
   // Of `pending_`.

@@ -16,6 +16,8 @@ export interface Outcome {
 export interface Handshake extends Pair, Outcome {
   readonly tls: TLSSocket;
   readonly clientError: NodeJS.ErrnoException | undefined;
+  /** What a client of TLS 1.3 derives its keys from. */
+  clientSecret(): Buffer;
 }
 
 /** One handshake on a new pair. The client trusts whomever it meets, unless told. */
@@ -36,6 +38,11 @@ export async function handshake(
   });
   const tls = connect({ socket: ends.client, rejectUnauthorized: false, ...options });
   defer(() => tls.destroy());
+  let secret = Buffer.alloc(0);
+  tls.on('keylog', (line) => {
+    const [label, , value] = String(line).trim().split(' ');
+    if (label === 'CLIENT_TRAFFIC_SECRET_0') secret = Buffer.from(value ?? '', 'hex');
+  });
   let clientError: NodeJS.ErrnoException | undefined;
   // Node leaves a TLS socket open after an alert behind its own part of the handshake (seen in 20.20).
   const ended = new Promise<void>((resolve) => {
@@ -51,5 +58,5 @@ export async function handshake(
     tls.resume();
     await ended;
   }
-  return { ...ends, ...server, tls, clientError };
+  return { ...ends, ...server, tls, clientError, clientSecret: () => secret };
 }

@@ -7,8 +7,17 @@ import { beforeAll, describe, expect, test } from 'vitest';
 import { type Certified, makeCertificates } from '../../src/cli/certificates.ts';
 import { native, type StreamSocket, type TlsContext } from '../../src/native/binding.ts';
 import { EAGAIN, EOPNOTSUPP } from '../../src/native/errno.ts';
+import { eventually } from '../support/polling.ts';
 import { happens, pair } from './stream-pair.ts';
 import { defer, EBADF, KiB, temporaryFolder } from './support.ts';
+import {
+  APPLICATION_DATA,
+  Forger,
+  HANDSHAKE,
+  KEY_UPDATE_HEADER,
+  NOT_REQUESTED,
+  REQUESTED,
+} from './tls-forger.ts';
 import { handshake } from './tls-pair.ts';
 
 const EPROTO = 71;
@@ -43,6 +52,21 @@ function pattern(length: number): Buffer {
 
 function turn(): Promise<void> {
   return new Promise((resolve) => setImmediate(resolve));
+}
+
+/** What comes without being waited for has come. */
+async function settled(turns = 20): Promise<void> {
+  for (let count = 0; count < turns; count += 1) await new Promise((resolve) => setTimeout(resolve, 1));
+}
+
+/** Fewer than a loop with work makes in 50 ms (5,000, under sanitizers 600), more than one without (3). */
+const MANY_TURNS = 50;
+
+/** Of the event loop, in 50 ms in which nothing happens. */
+async function turnsWhileIdle(): Promise<number> {
+  const { loopCount } = performance.nodeTiming.uvMetricsInfo;
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  return performance.nodeTiming.uvMetricsInfo.loopCount - loopCount;
 }
 
 describe.each(['TLSv1.2', 'TLSv1.3'] as const)('with %s', (version) => {
@@ -253,6 +277,140 @@ test('new keys in the middle (KeyUpdate) change nothing for those above', async 
   }
   expect(Buffer.concat(output).toString()).toContain('KEYUPDATE');
   expect(received.join('')).toBe('question 1\nquestion 2\nquestion 3\n');
+});
+
+describe('a KeyUpdate in two records, of which the second is not there', () => {
+  /** A connection that has received 'request' and the first, and does not read any more. */
+  async function halfway(context: TlsContext) {
+    const ends = await handshake(context, { minVersion: 'TLSv1.3' });
+    const forger = new Forger(ends);
+    ends.stream.start();
+    forger.send(
+      forger.record(APPLICATION_DATA, Buffer.from('request')),
+      forger.record(HANDSHAKE, KEY_UPDATE_HEADER),
+    );
+    await happens('the request arrives', () => ends.received.join('') === 'request');
+    await settled();
+    ends.stream.stop();
+    const got: Buffer[] = [];
+    ends.tls.on('data', (data: Buffer) => got.push(data));
+    return { ...ends, forger, got: () => Buffer.concat(got) };
+  }
+
+  test('what is sent waits for it without reading and without work, and is sent once', async () => {
+    const { stream, forger, writable, received, got } = await halfway(contextOf());
+    const reply = pattern(300_000);
+    expect(stream.send(reply, 0, reply.length)).toBe(-EAGAIN);
+    expect(stream.send(reply, 0, reply.length)).toBe(-EAGAIN);
+    expect(stream.watch_writable()).toBe(0);
+    expect(await turnsWhileIdle()).toBeLessThan(MANY_TURNS);
+    expect(writable).toEqual([]);
+    const rest = forger.record(HANDSHAKE, NOT_REQUESTED);
+    forger.changeKeys();
+    forger.send(rest, forger.record(APPLICATION_DATA, Buffer.from('second')));
+    await happens('it can be sent', () => writable.length === 1);
+    for (let sent = 0; sent < reply.length; ) {
+      const result = stream.send(reply, sent, reply.length - sent);
+      expect(result > 0 || result === -EAGAIN).toBe(true);
+      sent += Math.max(result, 0);
+      await turn();
+    }
+    await happens('it arrives', () => got().length >= reply.length);
+    await settled();
+    expect(got().equals(reply)).toBe(true);
+    expect(received).toEqual(['request']);
+    stream.start();
+    await happens('what came behind it arrives', () => received.join('') === 'requestsecond');
+  });
+
+  test('what is sent waits for it while reading goes on, too', async () => {
+    const { stream, forger, writable, received, got } = await halfway(contextOf());
+    stream.start();
+    expect(stream.send(Buffer.from('reply'), 0, 5)).toBe(-EAGAIN);
+    expect(stream.watch_writable()).toBe(0);
+    expect(await turnsWhileIdle()).toBeLessThan(MANY_TURNS);
+    expect(writable).toEqual([]);
+    const rest = forger.record(HANDSHAKE, NOT_REQUESTED);
+    forger.changeKeys();
+    forger.send(rest.subarray(0, 7));
+    await settled();
+    forger.send(rest.subarray(7), forger.record(APPLICATION_DATA, Buffer.from('second')));
+    await happens('the rest arrives', () => received.join('') === 'requestsecond');
+    await happens('it can be sent', () => writable.length > 0);
+    expect(stream.send(Buffer.from('reply'), 0, 5)).toBe(5);
+    await happens('the reply arrives', () => got().toString() === 'reply');
+  });
+
+  test.each(['stopped', 'started'])('what a send has received is not lost, reading %s', async (state) => {
+    const context = contextOf();
+    const { stream, forger, received, got } = await halfway(context);
+    const other = await handshake(context, {}, 64 * KiB);
+    other.stream.start();
+    const rest = forger.record(HANDSHAKE, NOT_REQUESTED);
+    forger.changeKeys();
+    forger.send(rest, forger.record(APPLICATION_DATA, Buffer.from('second')));
+    if (state === 'started') stream.start();
+    expect(stream.send(Buffer.from('reply'), 0, 5)).toBe(5);
+    other.tls.write(pattern(50_000));
+    await happens('the other one receives', () => other.byteCount() === 50_000);
+    stream.start();
+    await happens('it arrives', () => received.join('') === 'requestsecond');
+    await happens('the reply arrives', () => got().toString() === 'reply');
+  });
+
+  test('an alert for what is there instead is sent to nobody else', async () => {
+    const context = contextOf();
+    const { stream, forger, tls } = await halfway(context);
+    const other = await handshake(context);
+    const alert = once(tls, 'error');
+    const heard = once(other.tls, 'data');
+    forger.send(forger.record(HANDSHAKE, Buffer.from([7])));
+    expect(stream.send(Buffer.from('reply'), 0, 5)).toBe(-EPROTO);
+    expect(other.stream.send(Buffer.from('hello'), 0, 5)).toBe(5);
+    expect(String((await heard)[0])).toBe('hello');
+    expect((await alert)[0]).toMatchObject({ code: expect.stringContaining('ALERT') as string });
+  });
+
+  test('a client that is gone is an error to whoever sends', async () => {
+    const { stream, client: socket, writable } = await halfway(contextOf());
+    expect(stream.send(Buffer.from('reply'), 0, 5)).toBe(-EAGAIN);
+    stream.watch_writable();
+    socket.destroy();
+    await happens('it is told', () => writable.length === 1);
+    expect(stream.send(Buffer.from('reply'), 0, 5)).toBeLessThan(-EAGAIN);
+  });
+});
+
+test('whoever asks for new keys without end and reads nothing costs no work, and is heard when it reads', async () => {
+  const ends = await handshake(contextOf(), { minVersion: 'TLSv1.3' });
+  const { tls, stream, received } = ends;
+  const forger = new Forger(ends);
+  // KeyUpdates alone do not fill what would pause it.
+  const { _handle: handle } = tls as unknown as { _handle: { readStop(): void; readStart(): void } };
+  handle.readStop();
+  stream.start();
+  const flood = Array.from({ length: 20_000 }, () => {
+    const record = forger.record(HANDSHAKE, KEY_UPDATE_HEADER, REQUESTED);
+    forger.changeKeys();
+    return record;
+  });
+  forger.send(...flood, forger.record(APPLICATION_DATA, Buffer.from('question')));
+  // Until the kernel has no room for more answers, and some of them wait.
+  await eventually('work ends', async () => ((await turnsWhileIdle()) < MANY_TURNS ? true : undefined));
+  // Whoever stops and starts meanwhile changes nothing.
+  stream.stop();
+  expect(await turnsWhileIdle()).toBeLessThan(MANY_TURNS);
+  stream.start();
+  expect(await turnsWhileIdle()).toBeLessThan(MANY_TURNS);
+  expect(received).toEqual([]);
+  stream.stop();
+  handle.readStart();
+  await settled();
+  stream.start();
+  await happens('the question arrives', () => received.join('') === 'question');
+  const answer = once(tls, 'data');
+  expect(stream.send(Buffer.from('answer'), 0, 6)).toBe(6);
+  expect(String((await answer)[0])).toBe('answer');
 });
 
 test('two connections take turns in the middle of what they receive', async () => {
