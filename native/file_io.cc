@@ -80,6 +80,8 @@ namespace {
 // A write that begins or ends inside a page waits for that page while it holds the file (ext4, XFS), one after the other.
 // Read before, many are read at a time. 5 KiB at random places of an uncached file, depth 32, MiB/s: 140 against 60 (2026-11).
 void bring_in_edges(int fd, int64_t offset, int64_t length) {
+  // For posix_fadvise no length is up to the end of the file.
+  if (length == 0) return;
   const int64_t page_bytes = sysconf(_SC_PAGESIZE);
   constexpr int64_t kOneReadBytesMax = 64 * 1024;
   const int64_t last = offset + length - 1;

@@ -125,6 +125,18 @@ describe('through the page cache goes', () => {
   });
 });
 
+test('a write of nothing inside a page brings nothing in', async () => {
+  await using at = await scene();
+  await at.handle.write(new Uint8Array(0), 0, 0, MiB + 1, false);
+  expect(await residentPages(at.fd)).toBe(0);
+});
+
+test('a write inside a page brings in the pages at its edges, and those between', async () => {
+  await using at = await scene();
+  await at.handle.write(new Uint8Array(5120), 0, 5120, MiB + 4000, false);
+  expect(await residentPages(at.fd)).toBe(3);
+});
+
 test('FUA and FLUSH succeed after direct writes', async () => {
   await using at = await scene();
   const { buffer, start } = filled(MiB, 5, true);
