@@ -221,10 +221,10 @@ test('the resident bytes are those that the kernel counts', async () => {
   const resident = 'nbd_serve_export_resident_bytes{export=""}';
   await scrapeUntil(url, (found) => found.get(resident) === 0);
   await python(server.uri, 'h = connect(); h.pread(5 << 20, 3 << 20); h.pread(1, 30 << 20)');
-  // Both at a time: the kernel may take a page meanwhile, and the metrics may be a second old.
+  // Both at a time: the kernel may take some pages meanwhile, and the metrics may be a second old.
   await eventually('both count the same', async () => {
     const wanted = (await residentPages(image)).resident * 4096;
-    expect(wanted).toBeGreaterThanOrEqual(5 * MiB);
+    expect(wanted).toBeGreaterThan(4 * MiB);
     return (await scrape(url)).get(resident) === wanted ? true : undefined;
   });
   await evict(image);
