@@ -130,8 +130,9 @@ const LATCHED: readonly Fault[] = [
     flush: 'EIO',
   },
   { injection: 'pwritev2:error=EIO:when=1', cache: 'none', call: LARGE, answer: 'EIO', flush: 'EIO' },
+  // The header may come alone, and then the payload goes to the file as it comes in.
   {
-    injection: 'pwritev2:error=EROFS:when=1',
+    injection: 'pwritev2,splice:error=EROFS:when=1',
     cache: 'default',
     call: LARGE,
     answer: 'EPERM',
