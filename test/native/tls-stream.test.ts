@@ -69,6 +69,11 @@ async function turnsWhileIdle(): Promise<number> {
   return performance.nodeTiming.uvMetricsInfo.loopCount - loopCount;
 }
 
+/** Soon: the test runner has something to do at times. What spins does not end. */
+async function expectNoWork(): Promise<void> {
+  await eventually('work ends', async () => ((await turnsWhileIdle()) < MANY_TURNS ? true : undefined));
+}
+
 describe.each(['TLSv1.2', 'TLSv1.3'] as const)('with %s', (version) => {
   const versions = { minVersion: version, maxVersion: version };
 
@@ -303,7 +308,7 @@ describe('a KeyUpdate in two records, of which the second is not there', () => {
     expect(stream.send(reply, 0, reply.length)).toBe(-EAGAIN);
     expect(stream.send(reply, 0, reply.length)).toBe(-EAGAIN);
     expect(stream.watch_writable()).toBe(0);
-    expect(await turnsWhileIdle()).toBeLessThan(MANY_TURNS);
+    await expectNoWork();
     expect(writable).toEqual([]);
     const rest = forger.record(HANDSHAKE, NOT_REQUESTED);
     forger.changeKeys();
@@ -328,7 +333,7 @@ describe('a KeyUpdate in two records, of which the second is not there', () => {
     stream.start();
     expect(stream.send(Buffer.from('reply'), 0, 5)).toBe(-EAGAIN);
     expect(stream.watch_writable()).toBe(0);
-    expect(await turnsWhileIdle()).toBeLessThan(MANY_TURNS);
+    await expectNoWork();
     expect(writable).toEqual([]);
     const rest = forger.record(HANDSHAKE, NOT_REQUESTED);
     forger.changeKeys();
@@ -396,12 +401,12 @@ test('whoever asks for new keys without end and reads nothing costs no work, and
   });
   forger.send(...flood, forger.record(APPLICATION_DATA, Buffer.from('question')));
   // Until the kernel has no room for more answers, and some of them wait.
-  await eventually('work ends', async () => ((await turnsWhileIdle()) < MANY_TURNS ? true : undefined));
+  await expectNoWork();
   // Whoever stops and starts meanwhile changes nothing.
   stream.stop();
-  expect(await turnsWhileIdle()).toBeLessThan(MANY_TURNS);
+  await expectNoWork();
   stream.start();
-  expect(await turnsWhileIdle()).toBeLessThan(MANY_TURNS);
+  await expectNoWork();
   expect(received).toEqual([]);
   stream.stop();
   handle.readStart();

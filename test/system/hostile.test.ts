@@ -431,13 +431,14 @@ test('an idle server with ten idle connections uses no CPU over ten seconds', as
     await client.send(encodeRequest({ type: COMMAND.read, cookie: 1n, offset: 0, length: 4096 }));
     expect(await client.receiveReply(4096)).toEqual({ error: 0, cookie: 1n });
   }
-  // V8 collects garbage once when it has had nothing to do for some 8 s; whoever polls does so all the time.
+  // V8 collects garbage when it has had nothing to do for some 8 s, in threads that wake the main one; whoever polls does so
+  // thousands of times. A tick is 10 ms.
   await eventually('ten seconds in which nothing happens', async () => {
     const before = { ticks: await cpuTicks(rig.server), sleeps: await sleepCount(rig.server) };
     await sleep(10_000);
     const ticks = (await cpuTicks(rig.server)) - before.ticks;
     const sleeps = (await sleepCount(rig.server)) - before.sleeps;
-    return ticks <= 1 && sleeps === 0 ? true : undefined;
+    return ticks <= 5 && sleeps < 20 ? true : undefined;
   });
   await leave(clients);
   await rig.expectHealth();
