@@ -15,9 +15,6 @@ constexpr size_t kAlignment = 4096;
 // A chunk that was not read whole for so long belongs to a reader who went elsewhere, and may make room.
 constexpr std::chrono::milliseconds kLeftAfter{500};
 
-// After that a chunk is not used any more, whatever the file's times say.
-constexpr std::chrono::seconds kGoodFor{2};
-
 // Of the file, before anything is read ahead of it.
 constexpr int64_t kUnchangedSeconds = 1;
 
@@ -125,9 +122,9 @@ bool AheadChunks::make_room() {
   return true;
 }
 
-bool AheadChunks::is_good(const Chunk& chunk, int64_t change_count, const file_io::Stamp& now) const {
-  return chunk.state == State::kReady && chunk.change_count == change_count && chunk.stamp == now &&
-         std::chrono::steady_clock::now() - chunk.since < kGoodFor;
+// However old: what a slow client has not asked for yet would be read from the disk twice.
+bool AheadChunks::is_good(const Chunk& chunk, int64_t change_count, const file_io::Stamp& now) {
+  return chunk.state == State::kReady && chunk.change_count == change_count && chunk.stamp == now;
 }
 
 // Whoever uses it last gives its memory back.

@@ -73,7 +73,7 @@ class AheadChunks {
   // These expect the mutex held.
   Iterator find(int64_t offset, size_t length);
   bool make_room();
-  bool is_good(const Chunk& chunk, int64_t change_count, const file_io::Stamp& now) const;
+  static bool is_good(const Chunk& chunk, int64_t change_count, const file_io::Stamp& now);
   void forget(Iterator chunk);
 
   const int fd_;

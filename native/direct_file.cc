@@ -9,6 +9,7 @@
 #include "page_cache.h"
 
 namespace nbd_serve {
+
 int64_t DirectFile::read(uint8_t* data, size_t length, int64_t offset, int64_t change_count) {
   size_t ahead = 0;
   while (ahead < length) {

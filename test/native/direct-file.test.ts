@@ -272,11 +272,11 @@ describe('what was read ahead', () => {
     expect(take(file, Buffer.alloc(100), 0)).toBe(0);
   });
 
-  test('is not kept for longer than two seconds', async () => {
+  test('is there for a slow client, too, and not read from the disk twice', async () => {
     const { file } = await ahead();
     expect(take(file, Buffer.alloc(100), 0)).toBe(100);
     await new Promise((resolve) => setTimeout(resolve, 2100));
-    expect(take(file, Buffer.alloc(100), 0)).toBe(0);
+    expect(take(file, Buffer.alloc(100), 0)).toBe(100);
   });
 
   function holes(): DirectFile {

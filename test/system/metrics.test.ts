@@ -220,11 +220,11 @@ test('the resident bytes are those that the kernel counts', async () => {
   const url = await statusUrl(server);
   const resident = 'nbd_serve_export_resident_bytes{export=""}';
   await scrapeUntil(url, (found) => found.get(resident) === 0);
-  await python(server.uri, 'h = connect(); h.pread(5 << 20, 3 << 20); h.pread(1, 30 << 20)');
-  // Both at a time: the kernel may take some pages meanwhile, and the metrics may be a second old.
-  await eventually('both count the same', async () => {
+  // Both at a time: the kernel may take pages meanwhile, which come back, and the metrics may be a second old.
+  await eventually('both count the same, and all that was read', async () => {
+    await python(server.uri, 'h = connect(); h.pread(5 << 20, 3 << 20); h.pread(1, 30 << 20)');
     const wanted = (await residentPages(image)).resident * 4096;
-    expect(wanted).toBeGreaterThan(4 * MiB);
+    if (wanted < 5 * MiB) return undefined;
     return (await scrape(url)).get(resident) === wanted ? true : undefined;
   });
   await evict(image);
