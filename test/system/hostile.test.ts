@@ -424,6 +424,9 @@ test('2,000 mutated sessions in parallel leave the server healthy', async () => 
   expect(await memory(rig.server, 'VmHWM')).toBeLessThan(RSS_MIB_MAX);
 });
 
+/** On a busy machine V8's collection, and what comes after it, falls into several of ten seconds. */
+const IDLE_MS_MAX = 150_000;
+
 test('an idle server with ten idle connections uses no CPU over ten seconds', async () => {
   await using rig = await Rig.start();
   const clients = await rig.open(10);
@@ -431,15 +434,18 @@ test('an idle server with ten idle connections uses no CPU over ten seconds', as
     await client.send(encodeRequest({ type: COMMAND.read, cookie: 1n, offset: 0, length: 4096 }));
     expect(await client.receiveReply(4096)).toEqual({ error: 0, cookie: 1n });
   }
-  // V8 collects garbage when it has had nothing to do for some 8 s, in threads that wake the main one; whoever polls does so
-  // thousands of times. A tick is 10 ms.
-  await eventually('ten seconds in which nothing happens', async () => {
-    const before = { ticks: await cpuTicks(rig.server), sleeps: await sleepCount(rig.server) };
-    await sleep(10_000);
-    const ticks = (await cpuTicks(rig.server)) - before.ticks;
-    const sleeps = (await sleepCount(rig.server)) - before.sleeps;
-    return ticks <= 5 && sleeps < 20 ? true : undefined;
-  });
+  // V8 collects garbage once when it has had nothing to do for some 8 s; whoever polls does so all the time.
+  await eventually(
+    'ten seconds in which nothing happens',
+    async () => {
+      const before = { ticks: await cpuTicks(rig.server), sleeps: await sleepCount(rig.server) };
+      await sleep(10_000);
+      const ticks = (await cpuTicks(rig.server)) - before.ticks;
+      const sleeps = (await sleepCount(rig.server)) - before.sleeps;
+      return ticks <= 1 && sleeps === 0 ? true : undefined;
+    },
+    IDLE_MS_MAX,
+  );
   await leave(clients);
   await rig.expectHealth();
 });
