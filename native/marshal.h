@@ -57,7 +57,7 @@ class Arguments {
     Slice slice;
     size_t array_length = 0;
     void* data = nullptr;
-    slice.array = typed_array(array_name, napi_uint8_array, "a Uint8Array", &array_length, &data);
+    slice.array = typed_array(next(), array_name, napi_uint8_array, "a Uint8Array", &array_length, &data);
     const int64_t whole_length = static_cast<int64_t>(array_length);
     const int64_t start = whole(start_name, whole_length);
     const int64_t length = whole(length_name, whole_length - start);
@@ -67,11 +67,44 @@ class Arguments {
     return slice;
   }
 
+  // Two arguments: an array of Uint8Arrays, and a Float64Array with a start and a length for each of them.
+  std::vector<Slice> slices(const char* arrays_name, const char* ranges_name) {
+    const napi_value arrays = next();
+    uint32_t count = 0;
+    if (!refused_ && napi_get_array_length(env_, arrays, &count) != napi_ok) {
+      refuse_type(arrays_name, "an array of Uint8Arrays");
+    }
+    size_t range_count = 0;
+    void* data = nullptr;
+    typed_array(next(), ranges_name, napi_float64_array, "a Float64Array", &range_count, &data);
+    if (!refused_ && range_count < size_t{2} * count) {
+      refuse("ERR_OUT_OF_RANGE", napi_throw_range_error,
+             "Pass a start and a length for each of " + std::to_string(count) + " arrays as " + ranges_name);
+    }
+    std::vector<Slice> slices;
+    for (uint32_t index = 0; !refused_ && index < count; ++index) {
+      Slice slice;
+      size_t length = 0;
+      void* bytes = nullptr;
+      if (napi_get_element(env_, arrays, index, &slice.array) != napi_ok) {
+        refuse_type(arrays_name, "an array of Uint8Arrays");
+        break;
+      }
+      typed_array(slice.array, arrays_name, napi_uint8_array, "an array of Uint8Arrays", &length, &bytes);
+      const double* range = static_cast<double*>(data) + size_t{2} * index;
+      const int64_t start = checked_whole(ranges_name, range[0], static_cast<int64_t>(length));
+      slice.length = static_cast<size_t>(checked_whole(ranges_name, range[1], static_cast<int64_t>(length) - start));
+      slice.data = static_cast<uint8_t*>(bytes) + start;
+      slices.push_back(slice);
+    }
+    return refused_ ? std::vector<Slice>() : slices;
+  }
+
   // A Float64Array with room for at least `room` numbers.
   napi_value numbers(const char* name, size_t room) {
     size_t length = 0;
     void* data = nullptr;
-    const napi_value array = typed_array(name, napi_float64_array, "a Float64Array", &length, &data);
+    const napi_value array = typed_array(next(), name, napi_float64_array, "a Float64Array", &length, &data);
     if (!refused_ && length < room) {
       refuse("ERR_OUT_OF_RANGE", napi_throw_range_error,
              "Pass at least " + std::to_string(room) + " elements as " + name + ", not " +
@@ -84,7 +117,7 @@ class Arguments {
   std::vector<int64_t> whole_numbers(const char* name, const char* count_name) {
     size_t length = 0;
     void* data = nullptr;
-    typed_array(name, napi_float64_array, "a Float64Array", &length, &data);
+    typed_array(next(), name, napi_float64_array, "a Float64Array", &length, &data);
     const int64_t count = whole(count_name, static_cast<int64_t>(length));
     std::vector<int64_t> copy;
     for (int64_t index = 0; !refused_ && index < count; ++index) {
@@ -158,6 +191,7 @@ class Arguments {
   }
 
   int64_t checked_whole(const char* name, double number, int64_t max) {
+    if (refused_) return 0;
     // Written so that NaN fails it.
     if (!(number >= 0 && number <= static_cast<double>(max)) || number != std::floor(number)) {
       refuse_range(name, number, 0, max);
@@ -166,9 +200,8 @@ class Arguments {
     return static_cast<int64_t>(number);
   }
 
-  napi_value typed_array(const char* name, napi_typedarray_type wanted, const char* wanted_text,
+  napi_value typed_array(napi_value value, const char* name, napi_typedarray_type wanted, const char* wanted_text,
                          size_t* length, void** data) {
-    const napi_value value = next();
     if (refused_) return value;
     bool is_typed_array = false;
     napi_typedarray_type type = napi_int8_array;

@@ -21,6 +21,8 @@
 #endif
 #include <unistd.h>
 
+#include <algorithm>
+
 namespace nbd_serve {
 namespace socket {
 
@@ -313,14 +315,37 @@ bool is_connections_own_error(int error) {
   }
 }
 
-int64_t receive_now(int fd, uint8_t* first, size_t first_length, uint8_t* second, size_t second_length) {
-  struct iovec parts[2] = {{first, first_length}, {second, second_length}};
+namespace {
+
+// The first kPartCountMax of them; `vectors` has room for so many.
+struct msghdr message_of(const Part* parts, size_t count, struct iovec* vectors) {
   struct msghdr message = {};
-  message.msg_iov = first_length == 0 ? parts + 1 : parts;
-  message.msg_iovlen = first_length == 0 ? 1 : 2;
+  message.msg_iov = vectors;
+  message.msg_iovlen = std::min(count, kPartCountMax);
+  for (size_t index = 0; index < message.msg_iovlen; ++index) {
+    vectors[index] = {parts[index].data, parts[index].length};
+  }
+  return message;
+}
+
+}  // namespace
+
+int64_t receive_now(int fd, const Part* parts, size_t count) {
+  struct iovec vectors[kPartCountMax];
+  struct msghdr message = message_of(parts, count, vectors);
   for (;;) {
-    const ssize_t count = ::recvmsg(fd, &message, MSG_DONTWAIT);
-    if (count >= 0) return count;
+    const ssize_t received = ::recvmsg(fd, &message, MSG_DONTWAIT);
+    if (received >= 0) return received;
+    if (errno != EINTR) return -errno;
+  }
+}
+
+int64_t send_parts_now(int fd, const Part* parts, size_t count) {
+  struct iovec vectors[kPartCountMax];
+  const struct msghdr message = message_of(parts, count, vectors);
+  for (;;) {
+    const ssize_t sent = ::sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (sent >= 0) return sent;
     if (errno != EINTR) return -errno;
   }
 }
@@ -350,7 +375,8 @@ int adopt_listener(int) { return -ENOSYS; }
 int notify(const std::string&, const std::string&) { return -ENOSYS; }
 int accept_one(int) { return -ENOSYS; }
 bool is_connections_own_error(int) { return false; }
-int64_t receive_now(int, uint8_t*, size_t, uint8_t*, size_t) { return -ENOSYS; }
+int64_t receive_now(int, const Part*, size_t) { return -ENOSYS; }
+int64_t send_parts_now(int, const Part*, size_t) { return -ENOSYS; }
 int64_t send_now(int, const uint8_t*, size_t, bool) { return -ENOSYS; }
 int shut_down(int) { return -ENOSYS; }
 

@@ -42,8 +42,17 @@ int notify(const std::string& path, const std::string& message);
 int accept_one(int listening_fd);
 // Errors of one connection that died in the backlog, not of the listener: accept(2) says to take the next.
 bool is_connections_own_error(int error);
-// recvmsg(2) without waiting, into the first part, then into the second: bytes, 0 at the end, or -EAGAIN for none.
-int64_t receive_now(int fd, uint8_t* first, size_t first_length, uint8_t* second, size_t second_length);
+// A part of memory, one of several that a call fills or sends in their order.
+struct Part {
+  uint8_t* data = nullptr;
+  size_t length = 0;
+};
+// Of one call, those behind them are left out: below IOV_MAX, and more than a socket has or takes at a time.
+constexpr size_t kPartCountMax = 64;
+// recvmsg(2) without waiting: bytes, 0 at the end, or -EAGAIN for none.
+int64_t receive_now(int fd, const Part* parts, size_t count);
+// sendmsg(2) without waiting: as send_now().
+int64_t send_parts_now(int fd, const Part* parts, size_t count);
 // send(2) without waiting: bytes that the kernel took, or -EAGAIN for none. `has_more`: TCP need not send a segment that is
 // not full, for more follows at once.
 int64_t send_now(int fd, const uint8_t* data, size_t length, bool has_more);

@@ -110,7 +110,7 @@ int StreamSocket::start(uint8_t* data, size_t length) {
 void StreamSocket::stop() {
   data_ = nullptr;
   length_ = 0;
-  expect(nullptr, 0);
+  expect({}, true);
   // It fails for an open handle only when there is something left to watch, which is watched already.
   (void)watch();
 }
@@ -127,6 +127,10 @@ int64_t StreamSocket::send(const uint8_t* data, size_t length) {
   // It may have received something, and whoever waits to write may wait for something else now.
   if (tls_->has_more() || is_writer_waiting_) (void)watch();
   return result;
+}
+
+int64_t StreamSocket::send_parts(const std::vector<socket::Part>& parts) {
+  return tls_ != nullptr ? -EOPNOTSUPP : socket::send_parts_now(fd_, parts.data(), parts.size());
 }
 
 int64_t StreamSocket::send_file(const uint8_t* header, size_t header_length, int file, int64_t offset,
@@ -246,14 +250,17 @@ void StreamSocket::shake_hands() {
   if (result != -EAGAIN) events_->on_secured(result == 0);
 }
 
-void StreamSocket::expect(uint8_t* data, size_t length) {
-  expected_data_ = data;
-  expected_length_ = length;
+void StreamSocket::expect(std::vector<socket::Part> parts, bool is_rest) {
+  expected_ = std::move(parts);
+  is_expected_rest_ = is_rest;
+  expected_at_ = 0;
+  expected_length_ = 0;
+  for (const socket::Part& part : expected_) expected_length_ += part.length;
   end_file();
 }
 
 bool StreamSocket::expect_in_file(int file, int64_t offset, size_t length, bool must_be_inside) {
-  expect(nullptr, 0);
+  expect({}, true);
   if (tls_ != nullptr) return false;
   if (pipe_ == nullptr) {
     pipe_ = std::make_unique<SplicePipe>();
@@ -314,16 +321,39 @@ void StreamSocket::receive_in_file() {
 void StreamSocket::receive() {
   size_t behind = expected_length_ == 0 ? length_ : std::min(length_, kBehindPayloadBytes);
   if (limit_ > 0) behind = std::min(behind, limit_);
-  const int64_t result = tls_ != nullptr
-                             ? tls_->receive(expected_data_, expected_length_, data_, behind)
-                             : socket::receive_now(fd_, expected_data_, expected_length_, data_, behind);
+  if (expected_length_ > 0 && !is_expected_rest_) behind = 0;
+  const int64_t result = receive_parts(behind);
   if (tls_ != nullptr) (void)watch();
-  if (result > 0) {
-    const size_t taken = std::min(static_cast<size_t>(result), expected_length_);
-    expected_data_ += taken;
-    expected_length_ -= taken;
-  }
+  if (result > 0) advance_expected(std::min(static_cast<size_t>(result), expected_length_));
   if (result != -EAGAIN && result != -EWOULDBLOCK) events_->on_received(result);
+}
+
+// What is expected, then up to `behind` bytes where they usually go: bytes of both together.
+int64_t StreamSocket::receive_parts(size_t behind) {
+  const size_t count = expected_.size() - expected_at_;
+  if (tls_ != nullptr) {
+    // Part by part: what is behind the last one may follow only that.
+    const socket::Part first = count > 0 ? expected_[expected_at_] : socket::Part();
+    return tls_->receive(first.data, first.length, data_, count > 1 ? 0 : behind);
+  }
+  socket::Part parts[socket::kPartCountMax];
+  const size_t taken = std::min(count, socket::kPartCountMax);
+  std::copy_n(expected_.begin() + static_cast<std::ptrdiff_t>(expected_at_), taken, parts);
+  const bool has_room = taken == count && taken < socket::kPartCountMax;
+  if (has_room) parts[taken] = {data_, behind};
+  return socket::receive_now(fd_, parts, taken + (has_room ? 1 : 0));
+}
+
+void StreamSocket::advance_expected(size_t length) {
+  expected_length_ -= length;
+  while (length > 0) {
+    socket::Part& part = expected_[expected_at_];
+    const size_t filled = std::min(length, part.length);
+    part.data += filled;
+    part.length -= filled;
+    length -= filled;
+    if (part.length == 0) expected_at_ += 1;
+  }
 }
 
 }  // namespace nbd_serve

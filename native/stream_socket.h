@@ -13,6 +13,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "socket.h"
 #include "splice_pipe.h"
@@ -59,9 +60,10 @@ class StreamSocket {
   void stop();
   // Receives into another buffer from now on, if it does so at all; what start() says of `data` goes for this one.
   void replace_buffer(uint8_t* data, size_t length);
-  // The next `length` bytes received go to `data`, and only a few behind them to where they usually go: what
-  // follows a payload is most likely the next header. Lasts until they are there, stop() or close().
-  void expect(uint8_t* data, size_t length);
+  // The next bytes received fill these parts, none of which is empty, and only a few behind them go where they usually go:
+  // what follows a payload is most likely the next header. `is_rest` false: none do. Lasts until they are full, stop() or
+  // close().
+  void expect(std::vector<socket::Part> parts, bool is_rest);
   size_t expected() const { return expected_length_; }
   // The next `length` bytes received go to the file, piece by piece, and nothing behind them anywhere in the same call.
   // Each piece is told by on_received. Lasts until they are there, file_state() is negative, leave_file(), or as for
@@ -77,6 +79,8 @@ class StreamSocket {
   // Bytes the kernel took, short where its buffer was full; -EAGAIN when it took none. The next bytes sent are the rest:
   // TLS may have encrypted some of them.
   int64_t send(const uint8_t* data, size_t length);
+  // The same of several parts: -EOPNOTSUPP with TLS.
+  int64_t send_parts(const std::vector<socket::Part>& parts);
   // The header, then `length` bytes of a file straight from the page cache: bytes the kernel took of both together,
   // -EAGAIN when it took none. What is not in the cache is waited for. Short without -EAGAIN: the file ends before.
   int64_t send_file(const uint8_t* header, size_t header_length, int file, int64_t offset, size_t length);
@@ -96,6 +100,8 @@ class StreamSocket {
   void go_on();
   void write_on();
   void receive();
+  int64_t receive_parts(size_t behind);
+  void advance_expected(size_t length);
   void receive_in_file();
   void end_file();
   int watch();
@@ -107,8 +113,11 @@ class StreamSocket {
   socket::Route route_ = socket::Route::kUnix;
   uint8_t* data_ = nullptr;
   size_t length_ = 0;
-  uint8_t* expected_data_ = nullptr;
+  // Those from `expected_at_` on are to be filled, the first of them with what is left of it.
+  std::vector<socket::Part> expected_;
+  size_t expected_at_ = 0;
   size_t expected_length_ = 0;
+  bool is_expected_rest_ = true;
   // Made for the first payload that goes to a file.
   std::unique_ptr<SplicePipe> pipe_;
   bool is_in_file_ = false;

@@ -2,9 +2,11 @@
 
 #include <errno.h>
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "environment.h"
 #include "marshal.h"
@@ -45,9 +47,10 @@ class StreamLink final : public StreamSocket::Events, public Closable {
 
   ~StreamLink() {
     // Deleting fails only for a null reference or environment.
-    for (const napi_ref reference : {object_, buffer_, received_, writable_, expected_, secured_}) {
+    for (const napi_ref reference : {object_, buffer_, received_, writable_, secured_}) {
       if (reference != nullptr) (void)napi_delete_reference(env_, reference);
     }
+    forget_expected();
   }
 
   // Null once closed.
@@ -77,10 +80,27 @@ class StreamLink final : public StreamSocket::Events, public Closable {
     return true;
   }
 
-  void expect(const Slice& slice) {
+  // All but the first `skip` bytes.
+  void expect(const std::vector<Slice>& slices, size_t skip, bool is_rest) {
     forget_expected();
-    if (napi_create_reference(env_, slice.array, 1, &expected_) != napi_ok) return;
-    stream_->expect(slice.data, slice.length);
+    std::vector<socket::Part> parts;
+    napi_value referenced = nullptr;
+    for (const Slice& slice : slices) {
+      const size_t skipped = std::min(skip, slice.length);
+      skip -= skipped;
+      if (skipped == slice.length) continue;
+      // Parts that follow each other mostly lie in the same array.
+      bool is_same = false;
+      if (referenced != nullptr && napi_strict_equals(env_, referenced, slice.array, &is_same) != napi_ok) return;
+      if (!is_same) {
+        napi_ref reference = nullptr;
+        if (napi_create_reference(env_, slice.array, 1, &reference) != napi_ok) return;
+        expected_.push_back(reference);
+        referenced = slice.array;
+      }
+      parts.push_back({slice.data + skipped, slice.length - skipped});
+    }
+    stream_->expect(std::move(parts), is_rest);
   }
 
   bool expect_in_file(int file, int64_t offset, size_t length, bool must_be_inside) {
@@ -90,7 +110,7 @@ class StreamLink final : public StreamSocket::Events, public Closable {
 
   void expect_nothing() {
     forget_expected();
-    stream_->expect(nullptr, 0);
+    stream_->expect({}, true);
   }
 
   void close() override {
@@ -141,8 +161,8 @@ class StreamLink final : public StreamSocket::Events, public Closable {
 
  private:
   void forget_expected() {
-    if (expected_ != nullptr) (void)napi_delete_reference(env_, expected_);
-    expected_ = nullptr;
+    for (const napi_ref reference : expected_) (void)napi_delete_reference(env_, reference);
+    expected_.clear();
   }
 
   void call(napi_ref reference, size_t count, const napi_value* values) {
@@ -163,7 +183,8 @@ class StreamLink final : public StreamSocket::Events, public Closable {
   napi_ref buffer_ = nullptr;
   napi_ref received_ = nullptr;
   napi_ref writable_ = nullptr;
-  napi_ref expected_ = nullptr;
+  // The arrays of what is expected.
+  std::vector<napi_ref> expected_;
   napi_ref secured_ = nullptr;
 };
 
@@ -177,12 +198,14 @@ class StreamSocketBinding final : public Napi::ObjectWrap<StreamSocketBinding> {
                         InstanceMethod<&StreamSocketBinding::stop>("stop"),
                         InstanceMethod<&StreamSocketBinding::set_buffer>("set_buffer"),
                         InstanceMethod<&StreamSocketBinding::expect>("expect"),
+                        InstanceMethod<&StreamSocketBinding::expect_parts>("expect_parts"),
                         InstanceMethod<&StreamSocketBinding::expect_in_file>("expect_in_file"),
                         InstanceMethod<&StreamSocketBinding::expect_nothing>("expect_nothing"),
                         InstanceMethod<&StreamSocketBinding::leave_file>("leave_file"),
                         InstanceMethod<&StreamSocketBinding::file_state>("file_state"),
                         InstanceMethod<&StreamSocketBinding::limit>("limit"),
                         InstanceMethod<&StreamSocketBinding::send>("send"),
+                        InstanceMethod<&StreamSocketBinding::send_parts>("send_parts"),
                         InstanceMethod<&StreamSocketBinding::send_file>("send_file"),
                         InstanceMethod<&StreamSocketBinding::watch_writable>("watch_writable"),
                         InstanceMethod<&StreamSocketBinding::shut_down>("shut_down"),
@@ -245,7 +268,15 @@ class StreamSocketBinding final : public Napi::ObjectWrap<StreamSocketBinding> {
   void expect(const Napi::CallbackInfo& info) {
     Arguments arguments(info);
     const Slice slice = arguments.slice("buffer", "start", "length");
-    if (!arguments.refused() && is_open()) link_->expect(slice);
+    if (!arguments.refused() && is_open()) link_->expect({slice}, 0, true);
+  }
+
+  void expect_parts(const Napi::CallbackInfo& info) {
+    Arguments arguments(info);
+    const std::vector<Slice> slices = arguments.slices("arrays", "ranges");
+    const int64_t skip = arguments.length("skip");
+    const bool is_rest = arguments.boolean("isRest");
+    if (!arguments.refused() && is_open()) link_->expect(slices, static_cast<size_t>(skip), is_rest);
   }
 
   Napi::Value expect_in_file(const Napi::CallbackInfo& info) {
@@ -286,6 +317,17 @@ class StreamSocketBinding final : public Napi::ObjectWrap<StreamSocketBinding> {
     const Slice slice = arguments.slice("buffer", "start", "length");
     if (arguments.refused()) return Napi::Value();
     return to_number(info.Env(), is_open() ? link_->stream()->send(slice.data, slice.length) : -EBADF);
+  }
+
+  Napi::Value send_parts(const Napi::CallbackInfo& info) {
+    Arguments arguments(info);
+    const Slice header = arguments.slice("header", "start", "headerLength");
+    const std::vector<Slice> slices = arguments.slices("arrays", "ranges");
+    if (arguments.refused()) return Napi::Value();
+    if (!is_open()) return to_number(info.Env(), -EBADF);
+    std::vector<socket::Part> parts = {{header.data, header.length}};
+    for (const Slice& slice : slices) parts.push_back({slice.data, slice.length});
+    return to_number(info.Env(), link_->stream()->send_parts(parts));
   }
 
   Napi::Value send_file(const Napi::CallbackInfo& info) {

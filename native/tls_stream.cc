@@ -127,7 +127,8 @@ int TlsStream::error_of(int result) {
 // To close a socket with unread input is a reset, which the client may hear of before it reads the alert.
 void TlsStream::discard_input() {
   input_length_ = 0;
-  (void)socket::receive_now(fd_, context_->input(), TlsContext::kInputBytes, nullptr, 0);
+  const socket::Part input = {context_->input(), TlsContext::kInputBytes};
+  (void)socket::receive_now(fd_, &input, 1);
 }
 
 int64_t TlsStream::receive(uint8_t* first, size_t first_length, uint8_t* second, size_t second_length) {
@@ -263,8 +264,8 @@ int TlsStream::on_read(BIO* bio, char* data, size_t length, size_t* count) {
   }
   stream->kept_.clear();
   uint8_t* const input = stream->context_->input();
-  const int64_t result =
-      socket::receive_now(stream->fd_, reinterpret_cast<uint8_t*>(data), length, input, stream->input_room_);
+  const socket::Part parts[2] = {{reinterpret_cast<uint8_t*>(data), length}, {input, stream->input_room_}};
+  const int64_t result = socket::receive_now(stream->fd_, parts, 2);
   if (result > 0) {
     *count = std::min(length, static_cast<size_t>(result));
     stream->input_ = input;

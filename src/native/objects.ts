@@ -65,6 +65,11 @@ export interface StreamSocket {
    */
   expect(buffer: Uint8Array, start: number, length: number): void;
   /**
+   * The same for several parts of memory, filled in their order but for the first `skip` bytes of them all; `ranges` has two
+   * numbers for each array, where the part begins and its length. `isRest` false: nothing is received behind them.
+   */
+  expect_parts(arrays: readonly Uint8Array[], ranges: Float64Array, skip: number, isRest: boolean): void;
+  /**
    * The next `length` bytes received go to the file from `offset` on, in pieces that `received` tells; nothing behind them is
    * received together with them. Forgotten when all are there, when `file_state` is negative, at `stop`, and by
    * `leave_file` and `expect_nothing`. `mustBeInside`: what lies past the file's end is not written (native/splice_pipe.h). False: it
@@ -90,6 +95,14 @@ export interface StreamSocket {
    * that are sent must be the rest: with TLS some of them may be encrypted already. -EPROTO: the stream is broken.
    */
   send(buffer: Uint8Array, start: number, length: number): number;
+  /** A header, then several parts of memory as in `expect_parts`, by sendmsg(2): as `send`. -EOPNOTSUPP with TLS. */
+  send_parts(
+    header: Uint8Array,
+    start: number,
+    headerLength: number,
+    arrays: readonly Uint8Array[],
+    ranges: Float64Array,
+  ): number;
   /**
    * A header, then `length` bytes of a file straight from the page cache (sendfile(2)): bytes taken of both together, or
    * -errno for none, -EAGAIN where the kernel is full. What is not in the cache is waited for: ask `is_resident` first.

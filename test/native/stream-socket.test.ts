@@ -168,6 +168,77 @@ test('puts expected bytes where they belong, a few behind them where they usuall
   expect(buffer.toString('latin1', 8, 14)).toBe('header');
 });
 
+test('fills several parts in their order, behind what is skipped, and more of them than one call takes', async () => {
+  const { client, stream, buffer, byteCount, results } = await pair(8192);
+  const one = Buffer.alloc(50_000, '.');
+  const other = Buffer.alloc(50_000, '.');
+  const sent = Buffer.concat([Buffer.from('abcdefgh'.repeat(8000)), Buffer.alloc(3000, 'b')]);
+  const ranges = Float64Array.of(100, 30_000, 0, 10, 7, 34_010);
+  stream.expect_parts([one, other, other], ranges, 20, true);
+  ranges.fill(0);
+  stream.start();
+  client.write(sent);
+  await happens('everything arrives', () => byteCount() === sent.length);
+  const payload = sent.subarray(0, 64_000);
+  expect(one.subarray(120, 30_100).equals(payload.subarray(0, 29_980))).toBe(true);
+  expect(one.subarray(0, 120).every((byte) => byte === '.'.charCodeAt(0))).toBe(true);
+  expect(other.subarray(0, 7).equals(payload.subarray(29_980, 29_987))).toBe(true);
+  expect(other.subarray(7, 34_017).equals(payload.subarray(29_990))).toBe(true);
+  expect(buffer.toString('latin1', 8, 18)).toBe('bbbbbbbbbb');
+  const before = results.length;
+  const many = Array.from({ length: 200 }, () => Buffer.alloc(10));
+  stream.expect_parts(many, new Float64Array(many.flatMap((_, index) => [index % 3, 7])), 1, false);
+  client.write(`${'x'.repeat(1399)}behind`);
+  await happens('everything arrives', () => byteCount() === sent.length + 1405);
+  expect(
+    many.every((part, index) => part.toString('latin1', index % 3, (index % 3) + 7).endsWith('xxxxxx')),
+  ).toBe(true);
+  expect(many[0]?.[0]).toBe(0);
+  expect(results.slice(before).filter((result) => result > 1399)).toEqual([]);
+  expect(buffer.toString('latin1', 8, 14)).toBe('behind');
+});
+
+test('sends a header and several parts, and says how much of them the kernel took', async () => {
+  const { client, stream } = await pair();
+  const chunks: Buffer[] = [];
+  const count = (): number => chunks.reduce((sum, { length }) => sum + length, 0);
+  const header = Buffer.from('-header-');
+  const one = Buffer.from('0123456789');
+  expect(stream.send_parts(header, 1, 6, [one, one], Float64Array.of(2, 3, 0, 2))).toBe(11);
+  client.on('data', (chunk) => chunks.push(chunk));
+  await happens('all arrives', () => count() === 11);
+  expect(Buffer.concat(chunks).toString()).toBe('header23401');
+  client.pause();
+  const long = Buffer.alloc(16 * 1024 * 1024, 'l');
+  const taken = stream.send_parts(header, 0, 8, [long], Float64Array.of(0, long.length));
+  expect(taken).toBeGreaterThan(8);
+  expect(taken).toBeLessThan(long.length);
+  expect(stream.send_parts(header, 0, 8, [long], Float64Array.of(0, long.length))).toBe(-EAGAIN);
+  client.resume();
+  await happens('that arrives', () => count() === 11 + taken);
+  const many = Array.from({ length: 100 }, () => one);
+  // The first 64 of all parts.
+  expect(stream.send_parts(header, 0, 8, many, new Float64Array(many.flatMap(() => [0, 1])))).toBe(8 + 63);
+  stream.close();
+  expect(stream.send_parts(header, 0, 8, [], new Float64Array(0))).toBe(-EBADF);
+});
+
+test.each<[string, unknown, unknown]>([
+  ['no array', 7, new Float64Array(2)],
+  ['an element that is none', [Buffer.alloc(4), 'text'], new Float64Array(4)],
+  ['ranges that are none', [Buffer.alloc(4)], [0, 4]],
+  ['too few ranges', [Buffer.alloc(4)], new Float64Array(1)],
+  ['a range past the end', [Buffer.alloc(4)], Float64Array.of(1, 4)],
+  ['a range that is no number', [Buffer.alloc(4)], Float64Array.of(Number.NaN, 4)],
+])('refuses parts: %s', async (_what, arrays, ranges) => {
+  const { stream } = await pair();
+  const header = Buffer.alloc(4);
+  const [parts, places] = [arrays as Buffer[], ranges as Float64Array];
+  expect(() => stream.expect_parts(parts, places, 0, true)).toThrow(/arrays|ranges/);
+  expect(() => stream.send_parts(header, 0, 4, parts, places)).toThrow(/arrays|ranges/);
+  expect(() => stream.expect_parts([], new Float64Array(0), -1, true)).toThrow('skip');
+});
+
 test('shuts the sending half down', async () => {
   const { client, stream } = await pair();
   const ended = new Promise((resolve) => client.once('end', resolve));

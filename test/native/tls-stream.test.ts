@@ -469,6 +469,7 @@ test('no files, no second handshake, and nothing once it is closed', async () =>
   expect(stream.start_tls(contextOf(), () => {})).toBe(-EALREADY);
   expect(stream.expect_in_file(0, 0, 4096, false)).toBe(false);
   expect(stream.send_file(buffer, 0, 4, 0, 0, 4)).toBe(-EOPNOTSUPP);
+  expect(stream.send_parts(buffer, 0, 4, [], new Float64Array(0))).toBe(-EOPNOTSUPP);
   stream.close();
   expect(stream.start_tls(contextOf(), () => {})).toBe(-EBADF);
 });
