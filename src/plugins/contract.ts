@@ -5,7 +5,7 @@
  */
 import type { StatusExtent } from '../protocol/reply.ts';
 import { BackendError } from './backend-error.ts';
-import type { Extent, Handle, Plugin, PluginInfo, ZeroOptions } from './plugin.ts';
+import type { Extent, Handle, LentMemory, Plugin, PluginInfo, ZeroOptions } from './plugin.ts';
 
 /** The largest errno of Linux (MAX_ERRNO in include/linux/err.h). */
 const ERRNO_MAX = 4095;
@@ -42,6 +42,7 @@ class ContractHandle implements Handle {
   readonly residentFile?: NonNullable<Handle['residentFile']>;
   readonly writeNow?: NonNullable<Handle['writeNow']>;
   readonly receiveWrite?: NonNullable<Handle['receiveWrite']>;
+  readonly lend?: NonNullable<Handle['lend']>;
   readonly contextExtents?: NonNullable<Handle['contextExtents']>;
   readonly #inner: Handle;
   readonly #info: PluginInfo;
@@ -51,7 +52,7 @@ class ContractHandle implements Handle {
   constructor(inner: Handle, info: PluginInfo) {
     this.#inner = inner;
     this.#info = info;
-    const { readNow, residentFile, writeNow, receiveWrite, contextExtents } = inner;
+    const { readNow, residentFile, writeNow, receiveWrite, lend, contextExtents } = inner;
     if (readNow !== undefined) {
       this.readNow = (buffer, start, length, offset) => {
         this.#assertTransfer('readNow', buffer, start, length, offset);
@@ -77,6 +78,13 @@ class ContractHandle implements Handle {
         this.#assertCan('receiveWrite', !info.isReadOnly);
         this.#assertRange('receiveWrite', offset, length);
         return receiveWrite.call(inner, offset, length);
+      };
+    }
+    if (lend !== undefined) {
+      this.lend = (offset, length, purpose) => {
+        this.#assertCan(`lend for a ${purpose}`, purpose === 'read' || !info.isReadOnly);
+        this.#assertRange('lend', offset, length);
+        return this.#watchLent(lend.call(inner, offset, length, purpose), length);
       };
     }
     if (contextExtents !== undefined) {
@@ -167,6 +175,25 @@ class ContractHandle implements Handle {
     } finally {
       this.#inFlight -= 1;
     }
+  }
+
+  /** In flight until it is given back. */
+  #watchLent(lent: LentMemory | undefined, length: number): LentMemory | undefined {
+    if (lent === undefined) {
+      return undefined;
+    }
+    assert(lent.length > 0 && lent.length <= length, () => `${lent.length} bytes are lent of ${length}`);
+    this.#inFlight += 1;
+    let isLent = true;
+    return {
+      ...lent,
+      giveBack: (isFilled) => {
+        assert(isLent, () => 'Memory is given back twice');
+        isLent = false;
+        this.#inFlight -= 1;
+        lent.giveBack(isFilled);
+      },
+    };
   }
 
   #assertCan(operation: string, isOffered: boolean): void {

@@ -95,6 +95,21 @@ export interface IncomingWrite {
   wrote(outcome: number): boolean;
 }
 
+/**
+ * Memory in which a part of the export lies, lent to whoever moves its bytes: parts in their order. What others do to the
+ * export meanwhile shows in it, or, where they have freed it, what is put into it vanishes: either is an order in which
+ * requests that overlap may have happened.
+ */
+export interface LentMemory {
+  readonly arrays: readonly Uint8Array[];
+  /** For each array where the part begins in it, and its bytes. */
+  readonly ranges: Float64Array;
+  /** Bytes of all parts together, above zero. */
+  readonly length: number;
+  /** To be called once, before the handle's `close`. `isFilled`: not when it was lent to be filled, and was not. */
+  giveBack(isFilled: boolean): void;
+}
+
 export interface Handle {
   /** Fills `buffer` from `start` on without waiting for anything: false when it cannot, and nothing counts. */
   readNow?(buffer: Uint8Array, start: number, length: number, offset: number): boolean;
@@ -115,6 +130,11 @@ export interface Handle {
    * Undefined when it cannot; then, and for what is left of it after a piece that was the last, `write` is called.
    */
   receiveWrite?(offset: number, length: number): IncomingWrite | undefined;
+  /**
+   * Memory of the export itself, of all that is asked for (`read`), or from `offset` on of as much as may be lent at a time
+   * (`write`). Undefined when it cannot be lent now; then `readNow`, `read` or `write` are called.
+   */
+  lend?(offset: number, length: number, purpose: 'read' | 'write'): LentMemory | undefined;
   /** `buffer` stays as it is until the promise is settled. `isFua`: durable before it is done. */
   write(
     buffer: Uint8Array,

@@ -6,9 +6,17 @@
 import { HANDSHAKE_RECEIVE_BUFFER_BYTES, RECEIVE_BUFFER_BYTES } from '../limits.ts';
 import { native, type Secured, type StreamSocket, type TlsContext } from '../native/binding.ts';
 import { EAGAIN, ECONNRESET, EPIPE, ETIMEDOUT, errnoName, errnoOf } from '../native/errno.ts';
-import type { IncomingWrite } from '../plugins/plugin.ts';
+import type { IncomingWrite, LentMemory } from '../plugins/plugin.ts';
 import type { FilePart } from './file-part.ts';
-import { bytesOf, isWhole, skippedBytes, type WaitingFile, type WaitingWrite } from './waiting-write.ts';
+import {
+  bytesOf,
+  isWhole,
+  partsOf,
+  restOf,
+  skippedBytes,
+  type WaitingFile,
+  type WaitingWrite,
+} from './waiting-write.ts';
 
 /** What sendfile(2) tells of the socket; anything else but EAGAIN is the file's. */
 const SOCKET_ERRORS: ReadonlySet<number> = new Set([EPIPE, ECONNRESET, ETIMEDOUT]);
@@ -90,18 +98,25 @@ export class ClientSocket {
         taken?.();
         return;
       }
-      if (result < 0 && result !== -EAGAIN) {
-        this.#fail(result);
-      }
       position = Math.max(result, 0);
-      this.#stream.watch_writable();
+      this.#waitToWrite(result);
     }
-    this.#waiting.push({ bytes, position, taken });
-    if (this.#isDestroyed) {
-      process.nextTick(() => {
-        this.#forgetWaiting();
-      });
+    this.#wait({ bytes, position, taken });
+  }
+
+  /** Sends a header, which may be reused afterwards, and lent memory; `taken` as for `write`. Not with TLS. */
+  writeMemory(header: Uint8Array, memory: LentMemory, taken: () => void): void {
+    let position = 0;
+    if (this.#waiting.length === 0 && !this.#isDestroyed) {
+      const result = this.#stream.send_parts(header, 0, header.length, memory.arrays, memory.ranges);
+      position = Math.max(result, 0);
+      if (position === header.length + memory.length) {
+        taken();
+        return;
+      }
+      this.#waitToWrite(result);
     }
+    this.#wait(...restOf(header, memory, position, taken));
   }
 
   /** Sends a header, which may be reused afterwards, and a part of a file. */
@@ -118,12 +133,7 @@ export class ClientSocket {
       }
       this.#stream.watch_writable();
     }
-    this.#waiting.push(...this.#waitingPartsOf({ ...waiting, header: header.slice() }));
-    if (this.#isDestroyed) {
-      process.nextTick(() => {
-        this.#forgetWaiting();
-      });
-    }
+    this.#wait(...partsOf({ ...waiting, header: header.slice() }, !this.#isDestroyed));
   }
 
   /**
@@ -160,6 +170,14 @@ export class ClientSocket {
     if (this.#expectedBytes === 0) {
       this.#expectedBytes = length;
       this.#stream.expect(buffer, start, length);
+    }
+  }
+
+  /** As `expect`, but they go to lent memory, behind its first `skip` bytes. `isRest` false: more of the payload follows. */
+  expectInMemory(memory: LentMemory, skip: number, isRest: boolean): void {
+    if (this.#expectedBytes === 0) {
+      this.#expectedBytes = memory.length - skip;
+      this.#stream.expect_parts(memory.arrays, memory.ranges, skip, isRest);
     }
   }
 
@@ -240,6 +258,23 @@ export class ClientSocket {
     return this.#events.received(this.#buffer, count - expected, expected);
   }
 
+  /** After a `send` that did not take everything. */
+  #waitToWrite(result: number): void {
+    if (result < 0 && result !== -EAGAIN) {
+      this.#fail(result);
+    }
+    this.#stream.watch_writable();
+  }
+
+  #wait(...parts: (WaitingWrite | WaitingFile)[]): void {
+    this.#waiting.push(...parts);
+    if (this.#isDestroyed) {
+      process.nextTick(() => {
+        this.#forgetWaiting();
+      });
+    }
+  }
+
   #sendWaiting(): void {
     for (let next = this.#waiting[0]; next !== undefined; next = this.#waiting[0]) {
       if (!('part' in next ? this.#sendWaitingFile(next) : this.#sendBytes(next))) {
@@ -283,7 +318,7 @@ export class ClientSocket {
       if (isWhole(file)) {
         return true;
       }
-      this.#waiting.splice(0, 1, ...this.#waitingPartsOf(file));
+      this.#waiting.splice(0, 1, ...partsOf(file, !this.#isDestroyed));
       this.#stream.watch_writable();
     } else {
       // Not in the cache any more, or the file has ended, or cannot be sent so.
@@ -307,13 +342,6 @@ export class ClientSocket {
     );
     file.position += Math.max(result, 0);
     return result;
-  }
-
-  /** What waits of a file: with its first byte gone perhaps a copy, for which nothing can go wrong any more. */
-  #waitingPartsOf(file: WaitingFile): readonly (WaitingWrite | WaitingFile)[] {
-    const rest =
-      file.position === 0 || this.#isDestroyed ? undefined : file.part.copyRest(skippedBytes(file));
-    return rest === undefined ? [file] : bytesOf(file, rest);
   }
 
   #readRest(file: WaitingFile): void {

@@ -36,7 +36,7 @@ import type { Session } from '../protocol/session.ts';
 import { BlockStatus } from './block-status.ts';
 import type { BufferPool } from './buffer-pool.ts';
 import type { ConnectionTally } from './connection-tally.ts';
-import { FileReads } from './file-reads.ts';
+import { InPlaceReads } from './in-place-reads.ts';
 import type { IncomingPayload } from './incoming-payload.ts';
 import { inflightBytes } from './inflight-bytes.ts';
 import { GATHERED_REPLY_BYTES_MAX, type ReplyWriter } from './reply-writer.ts';
@@ -58,7 +58,7 @@ export class Dispatch {
   readonly #form: ReplyForm;
   /** Undefined with simple replies, which have no way to send a hole, nor extents. */
   readonly #sparseReads: SparseReads | undefined;
-  readonly #fileReads: FileReads;
+  readonly #inPlaceReads: InPlaceReads;
   readonly #statuses: BlockStatus | undefined;
 
   constructor(
@@ -75,7 +75,7 @@ export class Dispatch {
     this.#log = log;
     this.#tally = tally;
     this.#form = negotiated.replyForm;
-    this.#fileReads = new FileReads(handle, writer, pool, this.#form);
+    this.#inPlaceReads = new InPlaceReads(handle, writer, pool, this.#form);
     if (this.#form !== 'simple') {
       this.#sparseReads = new SparseReads(handle, pool, this.#form);
       this.#statuses = new BlockStatus(handle, negotiated.metaContexts, this.#form);
@@ -142,7 +142,7 @@ export class Dispatch {
     }
     const headerBytes = dataHeaderBytes(this.#form);
     const isOneTurn = length <= TURN_BYTES_MAX;
-    if (isOneTurn && this.#sendFromFile(request)) {
+    if (isOneTurn && this.#sendInPlace(request)) {
       return;
     }
     if (isOneTurn && this.#handle.readNow !== undefined) {
@@ -159,7 +159,7 @@ export class Dispatch {
     if (!isDontFragment && this.#sparseReads?.mayHaveHole(offset, length) === true) {
       return this.#readAroundHoles(this.#sparseReads, { ...request });
     }
-    if (!isOneTurn && this.#sendFromFile(request)) {
+    if (!isOneTurn && this.#sendInPlace(request)) {
       return;
     }
     const sent = isDontFragment ? 0 : this.#readPieces(request);
@@ -168,10 +168,10 @@ export class Dispatch {
     }
   }
 
-  /** True when the whole READ is on its way from the page cache. */
-  #sendFromFile(request: Request): boolean {
+  /** True when the whole READ is on its way from where its data is. */
+  #sendInPlace(request: Request): boolean {
     const copy = { ...request };
-    return this.#fileReads.send(copy, (isWhole, error) => {
+    return this.#inPlaceReads.send(copy, (isWhole, error) => {
       if (error !== undefined) {
         this.#fail(error, copy);
       } else if (isWhole) {
@@ -279,7 +279,7 @@ export class Dispatch {
   }
 
   #write(session: Session, isFua: boolean, incoming: IncomingPayload | undefined): void {
-    if (incoming?.isForFile === true) {
+    if (incoming?.isInPlace === true) {
       return this.#answer(incoming.finish(session.request, this.#handle, isFua), session.request);
     }
     const { request, payload, payloadStart } = session;

@@ -1,5 +1,8 @@
-/** The payload of a WRITE while it comes in: into a buffer of the pool, or to the file it is for, or one after the other. */
-import type { Handle, IncomingWrite } from '../plugins/plugin.ts';
+/**
+ * The payload of a WRITE while it comes in: into a buffer of the pool, or to the file or the memory that it is for; or there
+ * at first, and into a buffer from some byte on.
+ */
+import type { Handle, IncomingWrite, LentMemory } from '../plugins/plugin.ts';
 import type { Request } from '../protocol/request.ts';
 import type { Session } from '../protocol/session.ts';
 import type { BufferPool } from './buffer-pool.ts';
@@ -19,13 +22,20 @@ const NO_BUFFER = new Uint8Array(0);
 export class IncomingPayload {
   /** Of the request. */
   readonly length: number;
+  /** Some of it may be where it belongs: `finish` does what is left. Otherwise all of it is in the session's buffer. */
+  readonly isInPlace: boolean;
   readonly #offset: number;
   readonly #pool: BufferPool;
+  readonly #handle: Handle | undefined;
   readonly #write: IncomingWrite | undefined;
-  #isInFile: boolean;
-  /** Bytes at its beginning that are in the file. */
-  #fileBytes = 0;
-  /** Undefined while, and when, all of it went to the file. */
+  /** What the next bytes belong in. */
+  #memory: LentMemory | undefined;
+  /** Bytes of it that are there. */
+  #memoryBytes = 0;
+  #place: 'file' | 'memory' | 'buffer';
+  /** Bytes at its beginning that are where they belong. */
+  #placedBytes = 0;
+  /** Undefined while, and when, all of it went there. */
   #buffer: Uint8Array | undefined;
   #error: unknown;
 
@@ -35,26 +45,35 @@ export class IncomingPayload {
     this.length = length;
     this.#offset = offset;
     this.#pool = pool;
-    const canBeInFile = transport.canReceiveInFile && session.isPayloadUntouched;
-    this.#write = canBeInFile ? handle?.receiveWrite?.(offset, length) : undefined;
-    this.#isInFile = this.#write !== undefined;
-    this.#buffer = this.#isInFile ? undefined : pool.acquire(length);
+    this.#handle = handle;
+    const canBeInPlace = transport.canReceiveInPlace && session.isPayloadUntouched;
+    this.#write = canBeInPlace ? handle?.receiveWrite?.(offset, length) : undefined;
+    if (canBeInPlace && this.#write === undefined) {
+      this.#borrow();
+    }
+    this.#place = this.#write !== undefined ? 'file' : this.#memory !== undefined ? 'memory' : 'buffer';
+    this.isInPlace = this.#place !== 'buffer';
+    this.#buffer = this.isInPlace ? undefined : pool.acquire(length);
     session.providePayload(this.#buffer ?? NO_BUFFER, 0);
-  }
-
-  /** Some of it may be in the file: `finish` does what is left. Otherwise all of it is in the session's buffer. */
-  get isForFile(): boolean {
-    return this.#write !== undefined;
   }
 
   /** Tells the transport where the bytes that are still to come belong; false when they come as all others do. */
   expect(session: Session, transport: Transport): boolean {
     const { payloadMissing } = session;
-    if (this.#isInFile && this.#write !== undefined) {
-      if (transport.expectInFile(this.#write, this.#offset + this.#fileBytes, payloadMissing)) {
+    if (this.#place === 'file' && this.#write !== undefined) {
+      if (transport.expectInFile(this.#write, this.#offset + this.#placedBytes, payloadMissing)) {
         return true;
       }
-      this.#leaveFile(session, transport);
+      this.#leave(session, transport);
+    }
+    if (this.#place === 'memory') {
+      const memory = this.#memory ?? this.#borrow();
+      if (memory !== undefined) {
+        const isRest = memory.length - this.#memoryBytes === payloadMissing;
+        transport.expectInMemory(memory, this.#memoryBytes, isRest);
+        return true;
+      }
+      this.#leave(session, transport);
     }
     if (payloadMissing < EXPECTED_BYTES_MIN) {
       return false;
@@ -66,10 +85,13 @@ export class IncomingPayload {
   /** `count` bytes are where `expect` has told. */
   received(count: number, session: Session, transport: Transport): void {
     session.payloadReceived(count);
-    if (!this.#isInFile) {
+    if (this.#place === 'buffer') {
       return;
     }
-    this.#fileBytes += count;
+    this.#placedBytes += count;
+    if (this.#place === 'memory') {
+      return this.#fill(count);
+    }
     let goesOn = false;
     try {
       goesOn = this.#write?.wrote(transport.fileOutcome) === true;
@@ -77,12 +99,12 @@ export class IncomingPayload {
       this.#error = error;
     }
     if (!goesOn && session.payloadMissing > 0) {
-      this.#leaveFile(session, transport);
+      this.#leave(session, transport);
     }
   }
 
   /**
-   * Writes what is not in the file yet: done when this returns nothing. Throws or rejects with a BackendError. `isFua`:
+   * Writes what is not in its place yet: done when this returns nothing. Throws or rejects with a BackendError. `isFua`:
    * durable before it is done. To be called once, when the payload is whole.
    */
   finish({ offset, length }: Request, handle: Handle, isFua: boolean): void | Promise<void> {
@@ -94,12 +116,14 @@ export class IncomingPayload {
     if (buffer === undefined) {
       return isFua ? handle.flush() : undefined;
     }
-    const done = this.#fileBytes;
+    const done = this.#placedBytes;
     return this.#releaseAfter(() => handle.write(buffer, done, length - done, offset + done, isFua));
   }
 
   /** Nobody will answer the request, or need its data any more. */
   release(): void {
+    this.#memory?.giveBack(false);
+    this.#memory = undefined;
     if (this.#buffer !== undefined) {
       this.#pool.release(this.#buffer);
       this.#buffer = undefined;
@@ -114,9 +138,25 @@ export class IncomingPayload {
     }
   }
 
+  /** Memory for what is still to come, or the first part of that. */
+  #borrow(): LentMemory | undefined {
+    const done = this.#placedBytes;
+    this.#memory = this.#handle?.lend?.(this.#offset + done, this.length - done, 'write');
+    this.#memoryBytes = 0;
+    return this.#memory;
+  }
+
+  #fill(count: number): void {
+    this.#memoryBytes += count;
+    if (this.#memoryBytes === this.#memory?.length) {
+      this.#memory.giveBack(true);
+      this.#memory = undefined;
+    }
+  }
+
   /** The rest goes into a buffer, although nobody may want it any more. */
-  #leaveFile(session: Session, transport: Transport): void {
-    this.#isInFile = false;
+  #leave(session: Session, transport: Transport): void {
+    this.#place = 'buffer';
     this.#buffer = this.#pool.acquire(this.length);
     session.redirectPayload(this.#buffer);
     const count = transport.leaveFile(this.#buffer, session.payloadPosition, session.payloadMissing);

@@ -3,6 +3,7 @@
  * while the server does (measured at depth 4: 114-117 k against 63-72 k IOPS with one write for the whole
  * batch); later ones gather in one buffer and leave together. Large replies bring their own buffer.
  */
+import type { LentMemory } from '../plugins/plugin.ts';
 import type { BufferPool } from './buffer-pool.ts';
 import type { FilePart } from './file-part.ts';
 
@@ -32,6 +33,10 @@ export interface ReplySink {
   sendsFile(length: number): boolean;
   /** Sends a header, which may be reused afterwards, and a part of a file. */
   writeFile(header: Uint8Array, part: FilePart): void;
+  /** Memory of an export that is so long is best sent by `writeMemory`. */
+  sendsMemory(length: number): boolean;
+  /** Sends a header, which may be reused afterwards, and lent memory; `taken` as for `write`. */
+  writeMemory(header: Uint8Array, memory: LentMemory, taken: () => void): void;
 }
 
 export class ReplyWriter {
@@ -98,6 +103,20 @@ export class ReplyWriter {
       part.sent();
     } else {
       this.#sink.writeFile(header, part);
+    }
+  }
+
+  sendsMemory(length: number): boolean {
+    return this.#sink.sendsMemory(length);
+  }
+
+  /** A reply whose data is in lent memory; `taken` as for the sink, whose budget gets its request back by `answered`. */
+  writeMemory(header: Uint8Array, memory: LentMemory, taken: () => void): void {
+    this.#send();
+    if (this.#isClosed) {
+      taken();
+    } else {
+      this.#sink.writeMemory(header, memory, taken);
     }
   }
 

@@ -5,7 +5,7 @@
 import type { Logger } from '../log.ts';
 import { native, type TlsContext } from '../native/binding.ts';
 import { ROUTE_TCP_ON_THIS_HOST, ROUTE_UNIX } from '../native/constants.ts';
-import type { IncomingWrite } from '../plugins/plugin.ts';
+import type { IncomingWrite, LentMemory } from '../plugins/plugin.ts';
 import { ClientSocket } from './client-socket.ts';
 import type { FilePart } from './file-part.ts';
 
@@ -37,6 +37,12 @@ const FILE_BYTES_MIN = 64 * 1024 + 1;
  */
 const TCP_ON_THIS_HOST_FILE_BYTES_MIN = 128 * 1024 + 1;
 const TCP_ON_THIS_HOST_FILE_BYTES_MAX = 256 * 1024;
+
+/**
+ * Shortest READ whose bytes are sent from the memory that the export lies in: shorter ones are copied, and leave together. 64 KiB
+ * READs at depth 16 over four connections: 0.90 of the copies over a Unix socket, 0.78 over TCP (2 cores, 2026-11).
+ */
+const MEMORY_BYTES_MIN = 64 * 1024 + 1;
 
 /** How often a connection that ends is asked whether the client's kernel has everything. */
 const DELIVERY_LOOK_MS = 10;
@@ -113,6 +119,16 @@ export class Transport {
       : length >= FILE_BYTES_MIN;
   }
 
+  /** Whether so much memory of an export is best sent from there. */
+  sendsMemory(length: number): boolean {
+    return !this.#isSecure && length >= MEMORY_BYTES_MIN;
+  }
+
+  /** See ClientSocket.writeMemory. Not with TLS. */
+  writeMemory(header: Uint8Array, memory: LentMemory, taken: () => void): void {
+    this.#socket.writeMemory(header, memory, taken);
+  }
+
   /** See ClientSocket.writeFile. Not with TLS. */
   writeFile(header: Uint8Array, part: FilePart): void {
     this.#socket.writeFile(header, part);
@@ -133,14 +149,18 @@ export class Transport {
     this.#socket.expect(buffer, start, length);
   }
 
-  /** What a client sends can go to a file without a copy of ours: not with TLS. */
-  get canReceiveInFile(): boolean {
+  /** What a client sends can go where it belongs without a copy of ours: not with TLS. */
+  get canReceiveInPlace(): boolean {
     return !this.#isSecure;
   }
 
   /** See ClientSocket, all of these. Not with TLS. */
   expectInFile(write: IncomingWrite, offset: number, length: number): boolean {
     return this.#socket.expectInFile(write, offset, length);
+  }
+
+  expectInMemory(memory: LentMemory, skip: number, isRest: boolean): void {
+    this.#socket.expectInMemory(memory, skip, isRest);
   }
 
   leaveFile(buffer: Uint8Array, start: number, length: number): number {

@@ -38,6 +38,14 @@ export class FakeSocket {
     throw new Error('Bug: a file is sent to a socket that cannot send files');
   }
 
+  sendsMemory(): boolean {
+    return false;
+  }
+
+  writeMemory(): void {
+    throw new Error('Bug: memory is sent to a socket that takes none');
+  }
+
   write(live: Uint8Array, taken: () => void): boolean {
     let isDone = false;
     const done = (): void => {

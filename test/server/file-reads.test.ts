@@ -77,6 +77,8 @@ class Rig implements AsyncDisposable {
       sendsFile: (length: number) => length >= 32 * 1024,
       write: socket.write.bind(socket),
       writeFile: socket.writeFile.bind(socket),
+      sendsMemory: () => false,
+      writeMemory: socket.writeMemory.bind(socket),
     };
     const writer = new ReplyWriter(sink, this.pool, (bytes, requests) => {
       this.given.bytes += bytes;

@@ -49,10 +49,10 @@ test('with TLS everybody takes 128 KiB at a time, and no files in either directi
   const listening = native.listen_tcp('127.0.0.1', 0, 1);
   const port = native.local_port(listening);
   const transport = await transportOn(listening, () => net.connect(port, '127.0.0.1'));
-  expect(transport.canReceiveInFile).toBe(true);
+  expect(transport.canReceiveInPlace).toBe(true);
   const context = new native.TlsContext('', '', '', '', 'DEFAULT', 'TLS_AES_128_GCM_SHA256', false);
   transport.startTls(context, () => {});
   expect(transport.writeBytesMax).toBe(128 * KiB);
   expect(borders(transport)).toEqual([]);
-  expect(transport.canReceiveInFile).toBe(false);
+  expect(transport.canReceiveInPlace).toBe(false);
 });

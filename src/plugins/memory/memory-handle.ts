@@ -4,11 +4,14 @@
  */
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { EXTENT_COUNT_MAX } from '../../limits.ts';
-import type { Extent, Handle, ZeroOptions } from '../plugin.ts';
+import type { Extent, Handle, LentMemory, ZeroOptions } from '../plugin.ts';
 import type { SparseArray } from './sparse-array.ts';
 
 /** Longest copy in one turn of the event loop, some 0.5 ms. */
 const TURN_BYTES_MAX = 4 * 1024 * 1024;
+
+/** What a client that announces a WRITE can have set aside before it sends any of it. */
+const LENT_BYTES_MAX = 1024 * 1024;
 
 /** Longest zeroing or search in one turn of the event loop. */
 const TURN_MS_MAX = 1;
@@ -28,6 +31,10 @@ export class MemoryHandle implements Handle {
     return inTurns(length, (done) =>
       this.#array.read(buffer, start + done, Math.min(TURN_BYTES_MAX, length - done), offset + done),
     );
+  }
+
+  lend(offset: number, length: number, purpose: 'read' | 'write'): LentMemory | undefined {
+    return this.#array.lend(offset, purpose === 'read' ? length : Math.min(length, LENT_BYTES_MAX), purpose);
   }
 
   writeNow(buffer: Uint8Array, start: number, length: number, offset: number): boolean {

@@ -36,8 +36,11 @@ export const TABLE_PAGE_COUNT = WORDS_PER_SLOT;
 /** Entries of the directory that one mark stands for, 1 TiB: empty petabytes are passed over in steps of it. */
 const TABLES_PER_MARK = 1024;
 
-/** In `users` of a page's slot: the page is in its table. More than there are threads, each with one pin. */
-const ATTACHED = 1 << 16;
+/**
+ * In `users` of a page's slot: the page is in its table. More than there are pins: one for each thread, and for each request
+ * in flight whose bytes lie in the page, which take 64 KiB or more of the budget.
+ */
+const ATTACHED = 1 << 24;
 
 /** Words of a slot's record. */
 const RECORD_WORDS = 2;

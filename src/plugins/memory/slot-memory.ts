@@ -18,7 +18,8 @@ export const REGION_SLOT_COUNT = 1 << REGION_SHIFT;
 
 export const WORDS_PER_SLOT = SLOT_BYTES / Int32Array.BYTES_PER_ELEMENT;
 
-const ZERO_SLOT = new Uint8Array(SLOT_BYTES);
+/** Never written to. */
+export const ZERO_SLOT = new Uint8Array(SLOT_BYTES);
 
 /** Regions for slots from 0 to `slotCount` - 1, none of which has memory yet. Throws when addresses run out. */
 export function reserveRegions(slotCount: number): SharedArrayBuffer[] {
@@ -36,6 +37,8 @@ export interface SlotBytes {
   isUsable(slot: number): boolean;
   copyIn(slot: number, at: number, buffer: Uint8Array, start: number, length: number): void;
   copyOut(slot: number, at: number, buffer: Uint8Array, start: number, length: number): void;
+  /** The array in which a slot lies from `startOf(slot)` on. */
+  view(slot: number): Uint8Array;
   clear(slot: number, at: number, length: number): void;
   isZero(slot: number): boolean;
   /** Gives the memory of `count` slots in a row, of one region, back; they are all zeros afterwards. */
@@ -68,24 +71,24 @@ export class SlotMemory implements SlotBytes {
   }
 
   copyIn(slot: number, at: number, buffer: Uint8Array, start: number, length: number): void {
-    native.copy_memory(this.#view(slot), byteOffset(slot) + at, length, buffer, start, length);
+    native.copy_memory(this.view(slot), startOf(slot) + at, length, buffer, start, length);
   }
 
   copyOut(slot: number, at: number, buffer: Uint8Array, start: number, length: number): void {
-    native.copy_memory(buffer, start, length, this.#view(slot), byteOffset(slot) + at, length);
+    native.copy_memory(buffer, start, length, this.view(slot), startOf(slot) + at, length);
   }
 
   clear(slot: number, at: number, length: number): void {
-    native.copy_memory(this.#view(slot), byteOffset(slot) + at, length, ZERO_SLOT, 0, length);
+    native.copy_memory(this.view(slot), startOf(slot) + at, length, ZERO_SLOT, 0, length);
   }
 
   isZero(slot: number): boolean {
-    const from = byteOffset(slot);
-    return Buffer.compare(this.#view(slot).subarray(from, from + SLOT_BYTES), ZERO_SLOT) === 0;
+    const from = startOf(slot);
+    return Buffer.compare(this.view(slot).subarray(from, from + SLOT_BYTES), ZERO_SLOT) === 0;
   }
 
   discard(slot: number, count: number): void {
-    if (native.discard_memory(this.#view(slot), byteOffset(slot), count * SLOT_BYTES) < 0) {
+    if (native.discard_memory(this.view(slot), startOf(slot), count * SLOT_BYTES) < 0) {
       // Not Linux, or memory locked by mlockall(2): the zeros are needed all the same.
       for (let index = 0; index < count; index += 1) {
         this.clear(slot + index, 0, SLOT_BYTES);
@@ -106,7 +109,7 @@ export class SlotMemory implements SlotBytes {
     return made;
   }
 
-  #view(slot: number): Uint8Array<SharedArrayBuffer> {
+  view(slot: number): Uint8Array<SharedArrayBuffer> {
     const index = slot >>> REGION_SHIFT;
     const bytes = this.#bytes[index];
     if (bytes !== undefined) {
@@ -127,6 +130,7 @@ export class SlotMemory implements SlotBytes {
   }
 }
 
-function byteOffset(slot: number): number {
+/** Where a slot begins in its array. */
+export function startOf(slot: number): number {
   return (slot & (REGION_SLOT_COUNT - 1)) * SLOT_BYTES;
 }

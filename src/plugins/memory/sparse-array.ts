@@ -5,8 +5,9 @@
  */
 import { ENOSPC } from '../../native/errno.ts';
 import { BackendError } from '../backend-error.ts';
-import type { Extent } from '../plugin.ts';
+import type { Extent, LentMemory } from '../plugin.ts';
 import { BUSY, type Directory, FULL, HOLE } from './directory.ts';
+import { type LentPage, lentPages } from './lent-pages.ts';
 import { SLOT_BYTES, type SlotBytes } from './slot-memory.ts';
 
 const PAGE_BYTES = SLOT_BYTES;
@@ -57,6 +58,25 @@ export class SparseArray {
       done += count;
     }
     return length;
+  }
+
+  /**
+   * Lends the pages of a range, for a write after memory is set aside for its holes; undefined when another thread is in the
+   * middle of a change, or the memory limit is reached.
+   */
+  lend(offset: number, length: number, purpose: 'read' | 'write'): LentMemory | undefined {
+    const first = pageOf(offset);
+    const pages: LentPage[] = [];
+    const giveBack = (isFilled: boolean): void => this.#takeBack(pages, isFilled);
+    for (let page = first; page <= pageOf(offset + length - 1); page += 1) {
+      const lent = this.#lendPage(page, purpose);
+      if (lent === undefined) {
+        giveBack(false);
+        return undefined;
+      }
+      pages.push(lent);
+    }
+    return lentPages(pages, offset - first * PAGE_BYTES, length, this.#bytes, giveBack);
   }
 
   /**
@@ -148,6 +168,34 @@ export class SparseArray {
       this.#bytes.copyIn(fresh, at, buffer, start, count);
       if (directory.publish(page, fresh)) {
         return true;
+      }
+    }
+  }
+
+  #lendPage(page: number, purpose: 'read' | 'write'): LentPage | undefined {
+    const slot = this.#directory.pin(page);
+    if (slot !== HOLE || purpose === 'read') {
+      return slot === BUSY ? undefined : { page, slot, isMade: false };
+    }
+    const fresh = this.#directory.reserve(page, 0, 0);
+    if (fresh === BUSY || fresh === FULL || !this.#directory.publish(page, fresh)) {
+      return undefined;
+    }
+    // Another thread may have trimmed it already.
+    const pinned = this.#directory.pin(page);
+    return pinned === BUSY || pinned === HOLE ? undefined : { page, slot: pinned, isMade: true };
+  }
+
+  /** What was made for bytes that never came is as empty as before, unless others have written to it. */
+  #takeBack(pages: readonly LentPage[], isFilled: boolean): void {
+    for (const { page, slot, isMade } of pages) {
+      if (slot === HOLE) {
+        continue;
+      }
+      if (isMade && !isFilled && this.#bytes.isZero(slot)) {
+        this.#directory.unpinUnlessZero(page, slot);
+      } else {
+        this.#directory.unpin(slot);
       }
     }
   }

@@ -176,7 +176,7 @@ function runCase({ before, threads, interruptionCountMax }: Case): { stateCount:
       }
       // Nobody is left in the middle of anything, and everything can be given back.
       const users = inspect(() => disk?.users());
-      if (users?.some((count) => count !== 2 ** 16) === true) {
+      if (users?.some((count) => count !== 2 ** 24) === true) {
         throw new Error(`Pins were left: ${users}`);
       }
       const left = inspect(() => {

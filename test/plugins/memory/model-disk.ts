@@ -32,6 +32,10 @@ class ModelBytes implements SlotBytes {
     }
   }
 
+  view(): Uint8Array {
+    throw new Error('the model lends nothing');
+  }
+
   clear(slot: number, at: number, length: number): void {
     for (let done = 0; done < length; done += HALF) {
       Atomics.store(this.#words, word(slot, at + done), 0);

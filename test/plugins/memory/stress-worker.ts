@@ -30,13 +30,38 @@ function untilDone(length: number, step: (done: number) => number): void {
   }
 }
 
+/** Half of all bytes are moved where they lie; false when nothing is lent. */
+function moveLent(
+  offset: number,
+  length: number,
+  purpose: 'read' | 'write',
+  move: (part: Uint8Array, position: number) => void,
+): boolean {
+  const lent = random(2) === 0 ? array.lend(offset, length, purpose) : undefined;
+  let position = 0;
+  for (const [index, whole] of lent?.arrays.entries() ?? []) {
+    const start = lent?.ranges[2 * index] ?? 0;
+    const count = lent?.ranges[2 * index + 1] ?? 0;
+    move(whole.subarray(start, start + count), position);
+    position += count;
+  }
+  lent?.giveBack(true);
+  return lent !== undefined;
+}
+
 function read(offset: number, length: number): Buffer {
   buffer.fill(0xee, 0, length);
+  if (moveLent(offset, length, 'read', (part, position) => buffer.set(part, position))) {
+    return buffer.subarray(0, length);
+  }
   untilDone(length, (done) => array.read(buffer, done, length - done, offset + done));
   return buffer.subarray(0, length);
 }
 
 function write(offset: number, length: number, value: number): void {
+  if (moveLent(offset, length, 'write', (part) => part.fill(value))) {
+    return;
+  }
   buffer.fill(value, 0, length);
   untilDone(length, (done) => array.write(buffer, done, length - done, offset + done));
 }
@@ -75,9 +100,13 @@ function useCommon(): string | undefined {
   const start = isWhole ? 0 : random(PAGE - 1);
   const length = isWhole ? PAGE : 1 + random(PAGE - start);
   const offset = COMMON + page * PAGE + start;
-  switch (random(4)) {
+  switch (random(5)) {
     case 0:
       write(offset, length, page + 1);
+      return undefined;
+    case 4:
+      // A client that has left before it sent anything.
+      array.lend(offset, length, 'write')?.giveBack(false);
       return undefined;
     case 1:
       zero(offset, length, random(4) > 0);
