@@ -83,6 +83,8 @@ class StreamLink final : public StreamSocket::Events, public Closable {
   // All but the first `skip` bytes.
   void expect(const std::vector<Slice>& slices, size_t skip, bool is_rest) {
     forget_expected();
+    // Whatever happens below, nothing goes to what is not referenced any more.
+    stream_->expect({}, true);
     std::vector<socket::Part> parts;
     napi_value referenced = nullptr;
     for (const Slice& slice : slices) {

@@ -84,7 +84,7 @@ class ContractHandle implements Handle {
       this.lend = (offset, length, purpose) => {
         this.#assertCan(`lend for a ${purpose}`, purpose === 'read' || !info.isReadOnly);
         this.#assertRange('lend', offset, length);
-        return this.#watchLent(lend.call(inner, offset, length, purpose), length);
+        return this.#watchLent(lend.call(inner, offset, length, purpose), length, purpose);
       };
     }
     if (contextExtents !== undefined) {
@@ -178,20 +178,26 @@ class ContractHandle implements Handle {
   }
 
   /** In flight until it is given back. */
-  #watchLent(lent: LentMemory | undefined, length: number): LentMemory | undefined {
+  #watchLent(
+    lent: LentMemory | undefined,
+    length: number,
+    purpose: 'read' | 'write',
+  ): LentMemory | undefined {
     if (lent === undefined) {
       return undefined;
     }
-    assert(lent.length > 0 && lent.length <= length, () => `${lent.length} bytes are lent of ${length}`);
+    const isEnough = purpose === 'read' ? lent.length === length : lent.length > 0 && lent.length <= length;
+    const sum = lent.arrays.reduce((total, _array, index) => total + (lent.ranges[2 * index + 1] ?? 0), 0);
+    assert(isEnough && sum === lent.length, () => `${lent.length} bytes in ${sum} are lent of ${length}`);
     this.#inFlight += 1;
     let isLent = true;
     return {
       ...lent,
-      giveBack: (isFilled) => {
+      giveBack: () => {
         assert(isLent, () => 'Memory is given back twice');
         isLent = false;
         this.#inFlight -= 1;
-        lent.giveBack(isFilled);
+        lent.giveBack();
       },
     };
   }

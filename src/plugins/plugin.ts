@@ -106,8 +106,8 @@ export interface LentMemory {
   readonly ranges: Float64Array;
   /** Bytes of all parts together, above zero. */
   readonly length: number;
-  /** To be called once, before the handle's `close`. `isFilled`: not when it was lent to be filled, and was not. */
-  giveBack(isFilled: boolean): void;
+  /** To be called once, before the handle's `close`, whether or not what was lent to be filled was filled. */
+  giveBack(): void;
 }
 
 export interface Handle {
@@ -132,7 +132,7 @@ export interface Handle {
   receiveWrite?(offset: number, length: number): IncomingWrite | undefined;
   /**
    * Memory of the export itself, of all that is asked for (`read`), or from `offset` on of as much as may be lent at a time
-   * (`write`). Undefined when it cannot be lent now; then `readNow`, `read` or `write` are called.
+   * (`write`). Undefined when it cannot be lent now; then `readNow`, `read` or `write` are called. Never throws.
    */
   lend?(offset: number, length: number, purpose: 'read' | 'write'): LentMemory | undefined;
   /** `buffer` stays as it is until the promise is settled. `isFua`: durable before it is done. */

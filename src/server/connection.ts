@@ -157,7 +157,8 @@ export class Connection implements PayloadReceiver {
       this.#writer.endBatch();
     } while (this.#isWoken);
     this.#isPumping = false;
-    const isExpected = needsInput && this.#payload?.expect(this.#session, this.#transport) === true;
+    const isExpected =
+      needsInput && !this.#isEnded && this.#payload?.expect(this.#session, this.#transport) === true;
     if (needsInput && !isExpected && !this.#session.isAwaitingHeader) {
       // A payload that is short or refused: the limit is for a header.
       this.#transport.limit(0);

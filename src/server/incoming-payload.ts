@@ -122,7 +122,7 @@ export class IncomingPayload {
 
   /** Nobody will answer the request, or need its data any more. */
   release(): void {
-    this.#memory?.giveBack(false);
+    this.#memory?.giveBack();
     this.#memory = undefined;
     if (this.#buffer !== undefined) {
       this.#pool.release(this.#buffer);
@@ -149,7 +149,7 @@ export class IncomingPayload {
   #fill(count: number): void {
     this.#memoryBytes += count;
     if (this.#memoryBytes === this.#memory?.length) {
-      this.#memory.giveBack(true);
+      this.#memory.giveBack();
       this.#memory = undefined;
     }
   }

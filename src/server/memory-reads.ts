@@ -36,7 +36,7 @@ export class MemoryReads {
     }
     putDataHeader(this.#header, 0, this.#form, request, offset, length);
     this.#writer.writeMemory(this.#header, memory, () => {
-      memory.giveBack(true);
+      memory.giveBack();
       sent();
     });
     return true;

@@ -1,4 +1,5 @@
 /** The disk that all threads share: what it consists of, and one thread's way to it. */
+import { SharedLoans, SLOTS_PER_LOAN } from './loans.ts';
 import {
   createDirectory,
   type DirectoryData,
@@ -15,6 +16,8 @@ export interface DiskData {
   /** Bytes. */
   readonly size: number;
   readonly budget: SlotBudget;
+  /** One word: see SharedLoans. */
+  readonly lent: SharedArrayBuffer;
   readonly directory: DirectoryData;
   readonly pages: PoolData;
   readonly tables: PoolData;
@@ -27,12 +30,15 @@ export interface DiskData {
 export function createDisk(size: number, limit: number): DiskData {
   const pageCount = Math.ceil(size / SLOT_BYTES);
   const tableCount = Math.ceil(pageCount / TABLE_PAGE_COUNT);
-  const slotCountMax = Math.min(Math.floor(limit / SLOT_BYTES), pageCount + tableCount);
-  const pages = createPool(Math.min(slotCountMax, pageCount));
+  // With as many more as may be lent, a disk that fits in the limit can always be written to.
+  const pageSlotCount = pageCount + Math.ceil((pageCount + tableCount) / (SLOTS_PER_LOAN - 1));
+  const slotCountMax = Math.min(Math.floor(limit / SLOT_BYTES), pageSlotCount + tableCount);
+  const pages = createPool(Math.min(slotCountMax, pageSlotCount));
   const tables = createPool(Math.min(slotCountMax, tableCount));
   return {
     size,
     budget: { slotCountMax, used: new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT) },
+    lent: new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT),
     directory: createDirectory(tableCount, pages.slotCount, tables.slotCount),
     pages,
     tables,
@@ -40,10 +46,10 @@ export function createDisk(size: number, limit: number): DiskData {
 }
 
 /** One thread's way to the disk. */
-export function attachDisk({ size, budget, directory, pages, tables }: DiskData): SparseArray {
+export function attachDisk({ size, budget, lent, directory, pages, tables }: DiskData): SparseArray {
   const pageStore = openStore(pages, budget);
   const ways = new PageDirectory(directory, pageStore, openStore(tables, budget));
-  return new SparseArray(size, ways, pageStore.bytes);
+  return new SparseArray(size, ways, pageStore.bytes, new SharedLoans(budget.slotCountMax, lent));
 }
 
 function openStore(data: PoolData, budget: SlotBudget): Store {

@@ -10,27 +10,18 @@ import type { LentMemory } from '../plugin.ts';
 import { HOLE } from './directory.ts';
 import { SLOT_BYTES, type SlotBytes, startOf, ZERO_SLOT } from './slot-memory.ts';
 
-/** A page of a request, and what of it the request is about. */
-export interface LentPage {
-  readonly page: number;
-  /** HOLE: it reads as zeros. */
-  readonly slot: number;
-  /** A hole before: it was made for this. */
-  readonly isMade: boolean;
-}
-
-/** `at`: where the bytes begin in the first page. */
+/** `slots`: those of pages that follow each other, HOLE for what reads as zeros; `at`: where the bytes begin in the first. */
 export function lentPages(
-  pages: readonly LentPage[],
+  slots: readonly number[],
   at: number,
   length: number,
   bytes: SlotBytes,
-  giveBack: (isFilled: boolean) => void,
+  giveBack: () => void,
 ): LentMemory {
-  const ranges = new Float64Array(2 * pages.length);
+  const ranges = new Float64Array(2 * slots.length);
   let start = at;
   let left = length;
-  const arrays = pages.map(({ slot }, index) => {
+  const arrays = slots.map((slot, index) => {
     const count = Math.min(SLOT_BYTES - start, left);
     ranges[2 * index] = (slot === HOLE ? 0 : startOf(slot)) + start;
     ranges[2 * index + 1] = count;

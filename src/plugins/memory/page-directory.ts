@@ -22,9 +22,9 @@
  * Measured with four threads on two cores (npm run bench:sparse-array, 2026-11), times the rate of one mutex:
  *
  *   read/write/trim, block              80/10/10 64K   80/10/10 4K   20/40/40 64K   20/40/40 4K
- *   reader-writer lock with restart         1.1            0.7           0.5            0.4
- *   lock per table, unlocked reads          2.0            1.3           1.3            1.0
- *   this                                    2.5            1.8           2.3            1.6
+ *   reader-writer lock with restart         0.9            0.5           0.5            0.4
+ *   lock per table, unlocked reads          1.8            1.2           1.2            0.9
+ *   this                                    2.1            1.8           2.0            1.5
  */
 import { BUSY, type Directory, FULL, HOLE } from './directory.ts';
 import { REGION_SLOT_COUNT, type SlotBytes, WORDS_PER_SLOT } from './slot-memory.ts';

@@ -7,7 +7,8 @@ import { ENOSPC } from '../../native/errno.ts';
 import { BackendError } from '../backend-error.ts';
 import type { Extent, LentMemory } from '../plugin.ts';
 import { BUSY, type Directory, FULL, HOLE } from './directory.ts';
-import { type LentPage, lentPages } from './lent-pages.ts';
+import { lentPages } from './lent-pages.ts';
+import type { Loans } from './loans.ts';
 import { SLOT_BYTES, type SlotBytes } from './slot-memory.ts';
 
 const PAGE_BYTES = SLOT_BYTES;
@@ -16,12 +17,14 @@ export class SparseArray {
   readonly #size: number;
   readonly #directory: Directory;
   readonly #bytes: SlotBytes;
+  readonly #loans: Loans;
 
   /** `size`: bytes of the disk, up to 2^53-1. */
-  constructor(size: number, directory: Directory, bytes: SlotBytes) {
+  constructor(size: number, directory: Directory, bytes: SlotBytes, loans: Loans) {
     this.#size = size;
     this.#directory = directory;
     this.#bytes = bytes;
+    this.#loans = loans;
   }
 
   /** Fills `buffer` from `start` on. Bytes done, `length` or fewer. */
@@ -62,21 +65,26 @@ export class SparseArray {
 
   /**
    * Lends the pages of a range, for a write after memory is set aside for its holes; undefined when another thread is in the
-   * middle of a change, or the memory limit is reached.
+   * middle of a change, the memory limit is reached, or too many are lent.
    */
   lend(offset: number, length: number, purpose: 'read' | 'write'): LentMemory | undefined {
     const first = pageOf(offset);
-    const pages: LentPage[] = [];
-    const giveBack = (isFilled: boolean): void => this.#takeBack(pages, isFilled);
-    for (let page = first; page <= pageOf(offset + length - 1); page += 1) {
-      const lent = this.#lendPage(page, purpose);
-      if (lent === undefined) {
-        giveBack(false);
+    const count = pageOf(offset + length - 1) + 1 - first;
+    if (!this.#loans.take(count)) {
+      return undefined;
+    }
+    const slots: number[] = [];
+    for (let index = 0; index < count; index += 1) {
+      const slot = this.#pinToLend(first + index, purpose);
+      if (slot === BUSY || (slot === HOLE && purpose === 'write')) {
+        this.#takeBack(slots);
+        this.#loans.giveBack(count - slots.length);
         return undefined;
       }
-      pages.push(lent);
+      slots.push(slot);
     }
-    return lentPages(pages, offset - first * PAGE_BYTES, length, this.#bytes, giveBack);
+    const giveBack = (): void => this.#takeBack(slots);
+    return lentPages(slots, offset - first * PAGE_BYTES, length, this.#bytes, giveBack);
   }
 
   /**
@@ -172,32 +180,22 @@ export class SparseArray {
     }
   }
 
-  #lendPage(page: number, purpose: 'read' | 'write'): LentPage | undefined {
+  /** Pinned; or HOLE, for a read only, or BUSY. */
+  #pinToLend(page: number, purpose: 'read' | 'write'): number {
     const slot = this.#directory.pin(page);
-    if (slot !== HOLE || purpose === 'read') {
-      return slot === BUSY ? undefined : { page, slot, isMade: false };
-    }
-    const fresh = this.#directory.reserve(page, 0, 0);
-    if (fresh === BUSY || fresh === FULL || !this.#directory.publish(page, fresh)) {
-      return undefined;
-    }
-    // Another thread may have trimmed it already.
-    const pinned = this.#directory.pin(page);
-    return pinned === BUSY || pinned === HOLE ? undefined : { page, slot: pinned, isMade: true };
+    // Another thread may trim it at once: then it is tried again later, through a buffer.
+    return slot === HOLE && purpose === 'write' && this.#allocate(page) > HOLE
+      ? this.#directory.pin(page)
+      : slot;
   }
 
-  /** What was made for bytes that never came is as empty as before, unless others have written to it. */
-  #takeBack(pages: readonly LentPage[], isFilled: boolean): void {
-    for (const { page, slot, isMade } of pages) {
-      if (slot === HOLE) {
-        continue;
-      }
-      if (isMade && !isFilled && this.#bytes.isZero(slot)) {
-        this.#directory.unpinUnlessZero(page, slot);
-      } else {
+  #takeBack(slots: readonly number[]): void {
+    for (const slot of slots) {
+      if (slot !== HOLE) {
         this.#directory.unpin(slot);
       }
     }
+    this.#loans.giveBack(slots.length);
   }
 
   #zeroPinned(page: number, slot: number, at: number, count: number, mayPunch: boolean): void {
@@ -220,12 +218,18 @@ export class SparseArray {
 
   /** Sets memory aside for a page that is a hole. False: it has to be tried again. */
   #fillHole(page: number): boolean {
-    const fresh = this.#directory.reserve(page, 0, 0);
-    if (fresh === FULL) {
+    const slot = this.#allocate(page);
+    if (slot === FULL) {
       throw this.#fullError(page);
     }
     // When another thread was first, its page needs zeroing.
-    return fresh !== BUSY && this.#directory.publish(page, fresh);
+    return slot !== BUSY;
+  }
+
+  /** The slot of a page of zeros in place of a hole; or FULL or BUSY. */
+  #allocate(page: number): number {
+    const fresh = this.#directory.reserve(page, 0, 0);
+    return fresh === FULL || fresh === BUSY || this.#directory.publish(page, fresh) ? fresh : BUSY;
   }
 
   #fullError(page: number): BackendError {

@@ -1,5 +1,6 @@
 /** The ways to share the sparse array that are measured. The array and the pools are the same in all of them. */
 import { attachDisk, createDisk, type DiskData } from '../../../src/plugins/memory/disk.ts';
+import { NO_LOANS } from '../../../src/plugins/memory/loans.ts';
 import { SLOT_BYTES, SlotMemory } from '../../../src/plugins/memory/slot-memory.ts';
 import { type PoolData, SlotPool } from '../../../src/plugins/memory/slot-pool.ts';
 import { SparseArray } from '../../../src/plugins/memory/sparse-array.ts';
@@ -100,7 +101,7 @@ class LockedArray implements SharedArray {
     };
     const pages = open(disk.pages);
     this.#directory = new PlainDirectory(disk.directory, pages, open(disk.tables));
-    this.#array = new SparseArray(disk.size, this.#directory, pages.bytes);
+    this.#array = new SparseArray(disk.size, this.#directory, pages.bytes, NO_LOANS);
     this.#locks = locks;
     this.#mode = mode;
     this.#versions = versions;

@@ -67,10 +67,10 @@ test.each([
   const lent = lend(array, offset, length, 'write');
   fill(lent, data);
   expect(read(other, offset, length).equals(data)).toBe(true);
-  lent.giveBack(true);
+  lent.giveBack();
   const back = lend(other, offset, length, 'read');
   expect(Buffer.concat(partsOf(back)).equals(data)).toBe(true);
-  back.giveBack(true);
+  back.giveBack();
   expect(read(other, offset - 50, 50).equals(Buffer.alloc(50))).toBe(true);
   expect(read(other, offset + length, 50).equals(Buffer.alloc(50))).toBe(true);
 });
@@ -82,23 +82,21 @@ test('a hole is read as zeros and stays a hole; to be written, it gets memory th
   array.zero(0, 2 * PAGE, true, FOREVER);
   const hole = lend(array, 10, 3 * PAGE, 'read');
   expect(Buffer.concat(partsOf(hole)).equals(Buffer.alloc(3 * PAGE))).toBe(true);
-  hole.giveBack(true);
+  hole.giveBack();
   expect(used()).toBe(0);
   const lent = lend(array, 10, PAGE, 'write');
   expect(Buffer.concat(partsOf(lent)).equals(Buffer.alloc(PAGE))).toBe(true);
   expect(used()).toBe(3);
-  lent.giveBack(true);
+  lent.giveBack();
   expect(array.extents(0, GiB, 10, FOREVER)[0]).toEqual({ length: 2 * PAGE, isHole: false, isZero: false });
 });
 
-test('what was made and not filled is a hole again, but for what others have written to', () => {
+test('what is set aside and never filled stays, as what others were told of it does', () => {
   const { array, other, used } = scene();
-  array.write(Buffer.alloc(PAGE), 0, PAGE, 0);
-  const lent = lend(array, 0, 3 * PAGE, 'write');
-  other.write(Buffer.from('kept'), 0, 4, PAGE + 5);
-  lent.giveBack(false);
+  const lent = lend(array, 0, 2 * PAGE, 'write');
+  expect(other.zero(PAGE, PAGE, false, FOREVER)).toBe(PAGE);
+  lent.giveBack();
   expect(used()).toBe(3);
-  expect(read(other, PAGE, 9).equals(Buffer.from('\0\0\0\0\0kept'))).toBe(true);
   expect(array.extents(0, GiB, 1, FOREVER)).toEqual([{ length: 2 * PAGE, isHole: false, isZero: false }]);
 });
 
@@ -113,31 +111,63 @@ test('a page that is trimmed while it is lent keeps its bytes for whoever has it
   other.write(Buffer.alloc(PAGE, 'new'), 0, PAGE, 0);
   expect(Buffer.concat(partsOf(forReading)).equals(data)).toBe(true);
   fill(forWriting, Buffer.alloc(PAGE, 'late'));
-  forReading.giveBack(true);
-  forWriting.giveBack(true);
+  forReading.giveBack();
+  forWriting.giveBack();
   expect(read(array, 0, PAGE).equals(Buffer.alloc(PAGE, 'new'))).toBe(true);
   array.zero(0, PAGE, true, FOREVER);
   expect(used()).toBe(0);
 });
 
-test('at the memory limit nothing is lent to be written to, and nothing is left behind', () => {
-  const { array, used } = scene(MiB);
-  expect(array.lend(0, 16 * PAGE, 'write')).toBeUndefined();
-  expect(used()).toBe(0);
-  const lent = lend(array, 0, 15 * PAGE, 'write');
-  expect(used()).toBe(16);
-  expect(array.lend(15 * PAGE, 1, 'write')).toBeUndefined();
-  lend(array, 0, MiB, 'read').giveBack(true);
-  lent.giveBack(false);
+test('at the memory limit nothing is lent to be written to', () => {
+  const { array, used } = scene(4 * MiB);
+  array.write(pattern(60 * PAGE), 0, 60 * PAGE, 0);
+  expect(array.lend(60 * PAGE, 4 * PAGE, 'write')).toBeUndefined();
+  expect(used()).toBe(64);
+  lend(array, 0, 8 * PAGE, 'read').giveBack();
+  array.zero(0, 64 * PAGE, true, FOREVER);
   expect(used()).toBe(0);
 });
+
+test('an eighth of the memory is lent at a time, by all threads together', () => {
+  const { array, other } = scene(4 * MiB);
+  const first = lend(array, 0, 5 * PAGE, 'read');
+  expect(other.lend(0, 4 * PAGE, 'read')).toBeUndefined();
+  const second = lend(other, 0, 3 * PAGE, 'write');
+  expect(array.lend(0, 1, 'read')).toBeUndefined();
+  first.giveBack();
+  lend(array, 0, 5 * PAGE, 'read').giveBack();
+  second.giveBack();
+  lend(array, 0, 8 * PAGE, 'read').giveBack();
+});
+
+test.each([1, 7, 16, 100, 256])(
+  'a disk of %i pages can be trimmed and written while as much is lent as can be',
+  (pageCount) => {
+    const { array, other, used } = scene(GiB, pageCount * PAGE);
+    const all = pageCount * PAGE;
+    const data = pattern(all);
+    array.write(data, 0, all, 0);
+    const lent: LentMemory[] = [];
+    for (let page = 0; page < pageCount; page += 1) {
+      const one = array.lend(page * PAGE, PAGE, 'read');
+      if (one === undefined) break;
+      lent.push(one);
+    }
+    other.zero(0, all, true, FOREVER);
+    expect(other.write(data, 0, all, 0)).toBe(all);
+    expect(used()).toBe(pageCount + 1 + lent.length);
+    for (const one of lent) one.giveBack();
+    expect(read(array, 0, all).equals(data)).toBe(true);
+    expect(used()).toBe(pageCount + 1);
+  },
+);
 
 test('the last page of a disk, and 2^53-1 bytes', () => {
   const { array } = scene(GiB, Number.MAX_SAFE_INTEGER);
   const offset = Number.MAX_SAFE_INTEGER - 5;
   const lent = lend(array, offset, 5, 'write');
   fill(lent, Buffer.from('final'));
-  lent.giveBack(true);
+  lent.giveBack();
   expect(read(array, offset, 5).toString()).toBe('final');
 });
 
@@ -146,8 +176,8 @@ test('a client that announces 32 MiB is lent 1 MiB at a time, and all of what it
   const handle = new MemoryHandle(array);
   const forWriting = handle.lend(5, 32 * MiB, 'write');
   expect(forWriting?.length).toBe(MiB);
-  forWriting?.giveBack(false);
+  forWriting?.giveBack();
   const forReading = handle.lend(5, 32 * MiB, 'read');
   expect(forReading?.length).toBe(32 * MiB);
-  forReading?.giveBack(true);
+  forReading?.giveBack();
 });

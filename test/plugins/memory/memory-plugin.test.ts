@@ -2,6 +2,7 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { expect, test } from 'vitest';
 import { BUSY, type Directory, HOLE } from '../../../src/plugins/memory/directory.ts';
+import { NO_LOANS } from '../../../src/plugins/memory/loans.ts';
 import { MemoryHandle } from '../../../src/plugins/memory/memory-handle.ts';
 import { attachPlugin, MemoryPlugin } from '../../../src/plugins/memory/memory-plugin.ts';
 import { SlotMemory } from '../../../src/plugins/memory/slot-memory.ts';
@@ -82,7 +83,7 @@ test('a page that another thread is changing is tried again in later turns', asy
       return tries < 4 ? BUSY : HOLE;
     },
   };
-  const handle = new MemoryHandle(new SparseArray(100, directory as Directory, new SlotMemory([])));
+  const handle = new MemoryHandle(new SparseArray(100, directory as Directory, new SlotMemory([]), NO_LOANS));
   const back = Buffer.alloc(10, 1);
   expect(handle.readNow(back, 0, 10, 0)).toBe(false);
   await handle.read(back, 0, 10, 0);

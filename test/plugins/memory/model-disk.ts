@@ -1,5 +1,6 @@
 /** A disk for the exploration of interleavings: the real array, directory and pools, with bytes made of words. */
 import { createDisk, type DiskData } from '../../../src/plugins/memory/disk.ts';
+import { NO_LOANS } from '../../../src/plugins/memory/loans.ts';
 import { PageDirectory } from '../../../src/plugins/memory/page-directory.ts';
 import { SLOT_BYTES, type SlotBytes, WORDS_PER_SLOT } from '../../../src/plugins/memory/slot-memory.ts';
 import { SlotPool } from '../../../src/plugins/memory/slot-pool.ts';
@@ -87,7 +88,7 @@ export class ModelDisk {
       { bytes: tables, pool: new SlotPool(data.tables, data.budget, tables) },
       1,
     );
-    return new ModelThread(new SparseArray(data.size, directory, pages));
+    return new ModelThread(new SparseArray(data.size, directory, pages, NO_LOANS));
   }
 
   /** Far from the limit it does not matter when they count. */

@@ -45,7 +45,7 @@ function moveLent(
     move(whole.subarray(start, start + count), position);
     position += count;
   }
-  lent?.giveBack(true);
+  lent?.giveBack();
   return lent !== undefined;
 }
 
@@ -106,7 +106,7 @@ function useCommon(): string | undefined {
       return undefined;
     case 4:
       // A client that has left before it sent anything.
-      array.lend(offset, length, 'write')?.giveBack(false);
+      array.lend(offset, length, 'write')?.giveBack();
       return undefined;
     case 1:
       zero(offset, length, random(4) > 0);
