@@ -8,6 +8,16 @@ export function call(start: (done: Done) => void): Promise<number> {
   });
 }
 
+/** As `call`, for operations of a queue, which answer 0, or -errno when they could not begin and `done` is not called. */
+export function callQueued(start: (done: Done) => number): Promise<number> {
+  return new Promise((resolve) => {
+    const begun = start(resolve);
+    if (begun < 0) {
+      resolve(begun);
+    }
+  });
+}
+
 /** A range in bytes that an operation failed for. */
 export interface RangeResult {
   /** 0, or -errno. */

@@ -43,6 +43,8 @@ export class DirectReadAhead {
   #streakBytes = 0;
   /** First byte that was not read ahead yet; 0 when nothing was. */
   #aheadEnd = 0;
+  /** First byte that was. */
+  #aheadBegin = 0;
   #isDue = false;
 
   constructor({ file, size, changeCount, eviction }: DirectReadAheadOptions) {
@@ -106,6 +108,11 @@ export class DirectReadAhead {
     );
   }
 
+  /** Some of the range was read ahead, or is being. */
+  isAhead(offset: number, length: number): boolean {
+    return offset < this.#aheadEnd && offset + length > this.#aheadBegin;
+  }
+
   /** Lets go of what was read ahead. */
   forget(): void {
     if (this.#aheadEnd > 0) {
@@ -131,6 +138,9 @@ export class DirectReadAhead {
       const length = Math.min(CHUNK_BYTES, this.#size - chunk);
       if (!this.#fill(chunk, length)) {
         return;
+      }
+      if (this.#aheadEnd === 0) {
+        this.#aheadBegin = chunk;
       }
       this.#aheadEnd = chunk + length;
     }

@@ -106,6 +106,21 @@ test('the end of the file is the end', async () => {
   ]);
 });
 
+test('it knows what is ahead, until it is forgotten', async () => {
+  const { readAhead, inOrder } = rig();
+  const isAhead = (): boolean[] => [
+    readAhead.isAhead(66 * MiB - 4096, 4096),
+    readAhead.isAhead(66 * MiB - 4096, 4097),
+    readAhead.isAhead(82 * MiB - 1, 4096),
+    readAhead.isAhead(82 * MiB, 4096),
+  ];
+  expect(isAhead()).toEqual([false, false, false, false]);
+  await inOrder({}, MiB, 64);
+  expect(isAhead()).toEqual([false, true, true, false]);
+  readAhead.forget();
+  expect(isAhead()).toEqual([false, false, false, false]);
+});
+
 describe('a reader', () => {
   beforeEach(() => {
     vi.useFakeTimers({ toFake: ['performance'] });
