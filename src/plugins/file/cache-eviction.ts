@@ -83,6 +83,7 @@ export class CacheEviction {
   #touched = new Set<number>();
   #hasTouchedAll = false;
   #lastTouchedAt = 0;
+  #lastWrittenAt = Number.NEGATIVE_INFINITY;
   #timer: NodeJS.Timeout | undefined;
   /** The timer runs for a FLUSH: it neither waits for idling nor moves when further ones follow. */
   #isFlushSweep = false;
@@ -171,6 +172,7 @@ export class CacheEviction {
   /** Records that the range was written or zeroed, for the sweep; the windows evict it before that. */
   touchWrite(offset: number, length: number): void {
     this.#lastTouchedAt = performance.now();
+    this.#lastWrittenAt = this.#lastTouchedAt;
     const first = chunkOf(offset);
     const last = lastChunkOf(offset, length);
     if (first === this.#latestWritten && last === first) {
@@ -179,6 +181,11 @@ export class CacheEviction {
     this.#rememberRange(offset, length);
     this.#latestWritten = last;
     this.#schedule(IDLE_MS);
+  }
+
+  /** Something was written through the cache in the last second, by whomever. */
+  get isBeingWritten(): boolean {
+    return performance.now() - this.#lastWrittenAt < IDLE_MS;
   }
 
   /** After a successful FLUSH: sweep soon, also while requests go on. */

@@ -30,9 +30,10 @@ const DIRECT_READ_BYTES_MIN = 64 * 1024;
 const DIRECT_BLOCK_BYTES = 4096;
 
 /**
- * Longest read that needs no thread (native/direct_queue.h): a hop costs one of 64 KiB 20 us of processor time, and a thread that
- * waits for the disk keeps writes from the file. 64 KiB mixed at depth 16, MiB/s with a thread and without: one connection
- * 845 and 1094, four 1062 and 1313 (2 cores, ext4 on virtio, Linux 6.18, 2026-11-27).
+ * Longest read that needs no thread (native/direct_queue.h). So long ones do without while the file is being written, too: a
+ * thread that waits for the disk keeps writes from it. 64 KiB mixed at depth 16, MiB/s with threads and without: one connection
+ * 985 and 1515, four 1108 and 1969. Reads alone are better copied by several threads, random ones over four connections 1103
+ * and 883 (2 cores, ext4 on virtio, Linux 6.18, 2026-11-27).
  */
 const QUEUED_READ_BYTES_MAX = 64 * 1024;
 
@@ -309,7 +310,8 @@ export class FileHandle implements Handle {
     const isUncached = this.#uncachedOffset === offset;
     this.#uncachedOffset = -1;
     return (
-      length <= QUEUED_READ_BYTES_MAX &&
+      (length < DIRECT_READ_BYTES_MIN ||
+        (length <= QUEUED_READ_BYTES_MAX && this.#file.eviction?.isBeingWritten === true)) &&
       this.#canQueue &&
       this.#file.directReadAhead?.isAhead(offset, length) !== true &&
       (isUncached || native.cached_pages(this.#file.fd, offset, length) === 0)
