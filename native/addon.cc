@@ -36,8 +36,9 @@ void set_busy_poll(const Napi::CallbackInfo& info) {
   Arguments arguments(info);
   constexpr int64_t kMicrosecondsMax = 1000000;
   const int64_t microseconds = arguments.count("microseconds", 0, kMicrosecondsMax);
+  const bool is_one_of_many = arguments.boolean("isOneOfMany");
   if (arguments.refused()) return;
-  Environment::of(info.Env()).busy_poll().set_duration(static_cast<uint64_t>(microseconds) * 1000);
+  Environment::of(info.Env()).busy_poll().set_duration(static_cast<uint64_t>(microseconds) * 1000, is_one_of_many);
 }
 
 #ifdef __linux__

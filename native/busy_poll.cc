@@ -1,8 +1,22 @@
 #include "busy_poll.h"
 
+#include <sys/resource.h>
+
 #include <algorithm>
 
 namespace nbd_serve {
+namespace {
+
+// How often the kernel has taken the processor from this thread for another one.
+int64_t preemptions() {
+#ifdef __linux__
+  struct rusage usage = {};
+  if (::getrusage(RUSAGE_THREAD, &usage) == 0) return usage.ru_nivcsw;
+#endif
+  return 0;
+}
+
+}  // namespace
 
 void BusyPoll::open(uv_loop_t* loop) {
   // It always succeeds: uv_idle_init in libuv's documentation, which returns an int for symmetry.
@@ -12,11 +26,20 @@ void BusyPoll::open(uv_loop_t* loop) {
   uv_unref(reinterpret_cast<uv_handle_t*>(&idle_));
 }
 
-void BusyPoll::set_duration(uint64_t nanoseconds) { duration_ = nanoseconds; }
+void BusyPoll::set_duration(uint64_t nanoseconds, bool is_one_of_many) {
+  duration_ = nanoseconds;
+  is_one_of_many_ = is_one_of_many;
+}
+
+bool BusyPoll::was_preempted() const { return is_one_of_many_ && preemptions() != preemptions_; }
 
 void BusyPoll::served() {
   if (duration_ == 0 || pool_.is_busy()) return;
   if (is_polling_) {
+    if (was_preempted()) {
+      lose();
+      return;
+    }
     pause_ = 0;
     end_ = uv_hrtime() + duration_;
     return;
@@ -26,6 +49,7 @@ void BusyPoll::served() {
     return;
   }
   end_ = uv_hrtime() + duration_;
+  if (is_one_of_many_) preemptions_ = preemptions();
   is_polling_ = true;
   // It fails for a null callback only.
   (void)uv_idle_start(&idle_, on_idle);
@@ -35,12 +59,22 @@ void BusyPoll::on_idle(uv_idle_t* handle) {
   BusyPoll* poll = static_cast<BusyPoll*>(handle->data);
   const bool is_busy = poll->pool_.is_busy();
   if (!is_busy && uv_hrtime() < poll->end_) return;
-  if (!is_busy) {
-    poll->pause_ = std::min(2 * poll->pause_ + 1, kPauseMax);
-    poll->pause_left_ = poll->pause_;
+  if (is_busy) {
+    poll->stop();
+  } else {
+    poll->lose();
   }
-  poll->is_polling_ = false;
-  (void)uv_idle_stop(handle);
+}
+
+void BusyPoll::lose() {
+  pause_ = std::min(2 * pause_ + 1, kPauseMax);
+  pause_left_ = pause_;
+  stop();
+}
+
+void BusyPoll::stop() {
+  is_polling_ = false;
+  (void)uv_idle_stop(&idle_);
 }
 
 void BusyPoll::close(Closed closed, void* context) {

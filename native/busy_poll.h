@@ -7,7 +7,10 @@
 // processors polling would keep one from them.
 //
 // It is a bet that the next request comes soon. Where the client is slower, or gets no processor because this
-// thread polls on the only one, the bet is lost; after each loss the next ones are left out, up to 64 of them.
+// thread polls on the only one, the bet is lost; after each loss the next ones are left out, up to 64 of them. With several
+// threads that poll it is lost, too, when the kernel took the processor for another one meanwhile: on two processors both
+// would be polled on. RAM disk, two threads, 4 KiB at depth 1 over four connections: writes 407 MiB/s in place of 270 over a
+// Unix socket, 303 in place of 250 over TCP. With one thread, file: reads the same, writes 0.9 (2 cores, 2026-11-27).
 //
 // While it polls, an idle handle makes the loop ask epoll without waiting, turn after turn. Outside of that it
 // does nothing, and is in nobody's way. Knows nothing of JavaScript; everything runs on the loop's thread.
@@ -32,8 +35,8 @@ class BusyPoll {
 
   // Never fails; `loop` outlives it.
   void open(uv_loop_t* loop);
-  // 0 turns it off.
-  void set_duration(uint64_t nanoseconds);
+  // 0 turns it off. `is_one_of_many`: other threads poll, too.
+  void set_duration(uint64_t nanoseconds, bool is_one_of_many);
   // A request has been served: poll from now on for the duration.
   void served();
   // `closed` is called when libuv has let go of the handle.
@@ -43,11 +46,17 @@ class BusyPoll {
   static constexpr uint32_t kPauseMax = 64;
 
   static void on_idle(uv_idle_t* handle);
+  bool was_preempted() const;
+  void lose();
+  void stop();
 
   const WorkerPool& pool_;
   uv_idle_t idle_ = {};
   uint64_t duration_ = 0;
   uint64_t end_ = 0;
+  bool is_one_of_many_ = false;
+  // Of this thread, when it began to poll.
+  int64_t preemptions_ = 0;
   bool is_polling_ = false;
   // Bets to leave out after the last loss, and how many of them are left.
   uint32_t pause_ = 0;

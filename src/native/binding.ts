@@ -51,8 +51,11 @@ export interface Binding {
   exit_now(code: number): never;
 
   // native/busy_poll: how long this environment's event loop polls after serving before it sleeps.
-  /** `microseconds`: 0 (off, as it begins) to 1000000. Not while a listener or socket has nothing to do. */
-  set_busy_poll(microseconds: number): void;
+  /**
+   * `microseconds`: 0 (off, as it begins) to 1000000. Not while a listener or socket has nothing to do. `isOneOfMany`: other
+   * environments of the process poll, too.
+   */
+  set_busy_poll(microseconds: number, isOneOfMany: boolean): void;
 
   // native/file_io
   /** preadv2(2), one try. `flags`: RWF_NOWAIT (returns -EAGAIN where it would wait). Bytes read, short at EOF. */

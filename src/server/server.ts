@@ -68,7 +68,7 @@ export class Server {
 
   constructor(options: ServerOptions) {
     this.#options = options;
-    native.set_busy_poll(options.busyPollMicroseconds);
+    native.set_busy_poll(options.busyPollMicroseconds, (options.threadCount ?? 1) > 1);
     native.set_pool_size(poolThreadCount(options.threadCount));
     this.#context = {
       registry: options.registry,

@@ -261,11 +261,14 @@ test('refuses arguments that are none, and leaves the descriptor with the caller
   stream.close();
 });
 
-test('polling takes a whole number of microseconds, and ends by itself', async () => {
-  expect(() => native.set_busy_poll(-1)).toThrow(RangeError);
-  expect(() => native.set_busy_poll(1_000_001)).toThrow(RangeError);
+test.each([
+  ['alone', false],
+  ['one of many', true],
+])('polling takes a whole number of microseconds, and ends by itself: %s', async (_name, isOneOfMany) => {
+  expect(() => native.set_busy_poll(-1, false)).toThrow(RangeError);
+  expect(() => native.set_busy_poll(1_000_001, false)).toThrow(RangeError);
   const { client, stream, results } = await pair();
-  native.set_busy_poll(1000);
+  native.set_busy_poll(1000, isOneOfMany);
   stream.start();
   client.write('request');
   await happens('it arrives', () => results.length === 1);
@@ -273,7 +276,7 @@ test('polling takes a whole number of microseconds, and ends by itself', async (
   const before = process.cpuUsage();
   await new Promise((resolve) => setTimeout(resolve, 500));
   const { user, system } = process.cpuUsage(before);
-  native.set_busy_poll(0);
+  native.set_busy_poll(0, false);
   // Polling on would have taken all of it.
   expect(user + system).toBeLessThan(400_000);
 });
