@@ -15,6 +15,8 @@
 #include <cstring>
 #include <utility>
 
+#include "memory.h"
+
 namespace nbd_serve {
 
 #ifdef __linux__
@@ -23,9 +25,8 @@ namespace {
 
 // Both edges of an unaligned range.
 constexpr size_t kBounceBytes = DirectQueue::kReadBytesMax + 2 * DirectQueue::kAlignment;
-constexpr size_t kHugePageBytes = size_t{2} << 20;
 // More than the bounce buffers, so that they begin with a huge page whatever the address.
-constexpr size_t kBouncesBytes = DirectQueue::kDepth * kBounceBytes + kHugePageBytes;
+constexpr size_t kBouncesBytes = DirectQueue::kDepth * kBounceBytes + memory::kHugePageBytes;
 
 // glibc has no wrappers for them.
 int io_setup(unsigned count, aio_context_t* context) {
@@ -152,8 +153,7 @@ void DirectQueue::close(Closed closed, void* context) {
 }
 
 uint8_t* DirectQueue::bounce_of(size_t index) const {
-  const size_t head = (kHugePageBytes - reinterpret_cast<uintptr_t>(bounces_) % kHugePageBytes) % kHugePageBytes;
-  return bounces_ + head + index * kBounceBytes;
+  return bounces_ + memory::huge_page_head(bounces_) + index * kBounceBytes;
 }
 
 #else

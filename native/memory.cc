@@ -16,8 +16,12 @@ void copy(uint8_t* target, size_t target_length, const uint8_t* source, size_t s
   std::memmove(target, source, std::min(target_length, source_length));
 }
 
+size_t huge_page_head(const uint8_t* data) {
+  return (kHugePageBytes - reinterpret_cast<uintptr_t>(data) % kHugePageBytes) % kHugePageBytes;
+}
+
 int64_t prefer_huge_page(uint8_t* data, size_t length) {
-  const size_t head = (kHugePageBytes - reinterpret_cast<uintptr_t>(data) % kHugePageBytes) % kHugePageBytes;
+  const size_t head = huge_page_head(data);
   if (head + kHugePageBytes > length) return -EINVAL;
 #ifdef __linux__
   (void)::madvise(data + head, kHugePageBytes, MADV_HUGEPAGE);

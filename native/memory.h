@@ -20,6 +20,9 @@ int64_t discard(uint8_t* data, size_t length);
 // x86-64 and arm64; a disk request has one segment for it, where 512 small pages have one each.
 constexpr size_t kHugePageBytes = size_t{2} << 20;
 
+// Bytes from `data` to the first address that a huge page may begin at.
+size_t huge_page_head(const uint8_t* data);
+
 // Asks the system to make the first aligned kHugePageBytes inside a range a huge page (madvise(2), MADV_HUGEPAGE): bytes
 // from `data` to there, whether or not the wish is granted, or -EINVAL when there is no such place.
 int64_t prefer_huge_page(uint8_t* data, size_t length);

@@ -1,4 +1,5 @@
-// Listening sockets: made, and watched by an event loop that hands out descriptors.
+// Sockets: listening ones are made, and watched by an event loop that hands out descriptors; what is asked of connected ones,
+// and the system calls that move their bytes.
 //
 // Node's own servers create the connection's socket object themselves; only a bare descriptor can be given
 // to `new net.Socket({ fd, onread })`, or to another thread.

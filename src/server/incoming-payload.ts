@@ -14,7 +14,11 @@ import type { Transport } from './transport.ts';
  */
 const EXPECTED_BYTES_MIN = 16 * 1024;
 
-/** After a payload as long as this the next header is received alone: another one that follows it can go to a file. */
+/**
+ * After a payload as long as this the next header is received alone: another one that follows it can go where it belongs.
+ * Shorter ones are not put into lent memory either, whose setting up costs more than their copy: to nbdkit, 4 KiB WRITEs at depth
+ * 1 1.22 and 1.44 without, 64 KiB mixed at depth 16 0.83 and 1.07 (one connection, Unix socket, 2 cores, 2026-11).
+ */
 const LONG_PAYLOAD_BYTES_MIN = 128 * 1024;
 
 const NO_BUFFER = new Uint8Array(0);
@@ -48,7 +52,7 @@ export class IncomingPayload {
     this.#handle = handle;
     const canBeInPlace = transport.canReceiveInPlace && session.isPayloadUntouched;
     this.#write = canBeInPlace ? handle?.receiveWrite?.(offset, length) : undefined;
-    if (canBeInPlace && this.#write === undefined) {
+    if (canBeInPlace && this.#write === undefined && length >= LONG_PAYLOAD_BYTES_MIN) {
       this.#borrow();
     }
     this.#place = this.#write !== undefined ? 'file' : this.#memory !== undefined ? 'memory' : 'buffer';

@@ -105,6 +105,16 @@ test.each([
   expectNothingHeld(it);
 });
 
+test('a short payload goes through a buffer, also when its header comes alone', async () => {
+  await using it = await scene();
+  it.client.send(write(OFFSET, pattern(64 * KiB), 2n).subarray(0, HEADER_BYTES));
+  await eventually('the header is there', () => (it.rig.budget.bytes > 0 ? true : undefined));
+  it.client.send(pattern(64 * KiB));
+  expect(await it.client.takeSimpleReply()).toEqual({ errno: 0, cookie: 2n });
+  expect(it.plugin.lendCount).toBe(0);
+  expectNothingHeld(it);
+});
+
 test('with FUA it is followed by a flush', async () => {
   await using it = await scene();
   it.client.send(write(OFFSET, pattern(200 * KiB), 2n, FUA));

@@ -37,8 +37,8 @@ export const TABLE_PAGE_COUNT = WORDS_PER_SLOT;
 const TABLES_PER_MARK = 1024;
 
 /**
- * In `users` of a page's slot: the page is in its table. More than there are pins: one for each thread, and for each request
- * in flight whose bytes lie in the page, which take 64 KiB or more of the budget.
+ * In `users` of a page's slot: the page is in its table. More than there are pins: one for each thread, and one for each loan
+ * of the page, which is for a request in flight of more than 64 KiB.
  */
 const ATTACHED = 1 << 24;
 
