@@ -6,6 +6,7 @@
         "native/addon.cc",
         "native/environment.cc",
         "native/busy_poll.cc",
+        "native/runnable_tasks.cc",
         "native/worker_pool.cc",
         "native/file_io.cc",
         "native/file_io_binding.cc",

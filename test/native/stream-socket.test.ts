@@ -1,5 +1,7 @@
 /** Connected sockets: bytes in and out without waiting, back-pressure, ends, and letting go. */
+import { spawn } from 'node:child_process';
 import net from 'node:net';
+import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { native } from '../../src/native/binding.ts';
@@ -279,6 +281,25 @@ test.each([
   native.set_busy_poll(0, false);
   // Polling on would have taken all of it.
   expect(user + system).toBeLessThan(400_000);
+});
+
+test('one of many that poll leaves the processor to those who wait for one', async () => {
+  const { client, stream, results } = await pair();
+  // With this thread more than there are processors.
+  for (let count = 0; count < availableParallelism(); count += 1) {
+    const other = spawn('sh', ['-c', 'while :; do :; done'], { stdio: 'ignore' });
+    defer(() => other.kill('SIGKILL'));
+  }
+  native.set_busy_poll(1_000_000, true);
+  defer(() => native.set_busy_poll(0, false));
+  stream.start();
+  const before = process.cpuUsage();
+  client.write('request');
+  await happens('it arrives', () => results.length === 1);
+  await new Promise((resolve) => setTimeout(resolve, 900));
+  const { user, system } = process.cpuUsage(before);
+  // A fair share of the processors would be 600 ms on two of them, and more on others.
+  expect(user + system).toBeLessThan(250_000);
 });
 
 describe('knows the way to the other end', () => {
