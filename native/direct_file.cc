@@ -61,7 +61,7 @@ int64_t DirectFile::write(const uint8_t* data, size_t length, int64_t offset, bo
     if (written != 1) return written == 0 ? -EAGAIN : written;
   }
   page_cache::Counts counts;
-  if (page_cache::cachestat(fd_, offset, bytes, &counts) != 0 || counts.cached != 0) return -EAGAIN;
+  if (page_cache::cachestat(fd_, offset, bytes, &counts) != 0 || counts.cached != 0) return -EBUSY;
   // Right before: a write behind the end would make the file long again.
   if (is_regular && offset + bytes > file_io::size(fd_)) return -ENODATA;
   const int64_t result = write_past_cache(data, length, offset);

@@ -9,6 +9,7 @@ export const EACCES = errno.EACCES as LinuxErrno;
 export const EADDRINUSE = errno.EADDRINUSE as LinuxErrno;
 export const EADDRNOTAVAIL = errno.EADDRNOTAVAIL as LinuxErrno;
 export const EAGAIN = errno.EAGAIN as LinuxErrno;
+export const EBUSY = errno.EBUSY as LinuxErrno;
 export const ECONNRESET = errno.ECONNRESET as LinuxErrno;
 export const EDQUOT = errno.EDQUOT as LinuxErrno;
 export const EFAULT = errno.EFAULT as LinuxErrno;

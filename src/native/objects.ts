@@ -183,8 +183,8 @@ export interface DirectFile {
   read_queued(buffer: Uint8Array, start: number, length: number, offset: number, done: Done): number;
   /**
    * Tries to write with O_DIRECT: `length`, or -errno, and then a part may have been written. Offset and length are
-   * multiples of 4096, else -EINVAL; memory that begins at such an address needs no copy. -EAGAIN: something of the range is
-   * cached, or a block of it was never written. `isRegular`: no block device; -ENODATA where the file ends before the
+   * multiples of 4096, else -EINVAL; memory that begins at such an address needs no copy. -EBUSY: something of the range is
+   * cached. -EAGAIN: a block of it was never written. `isRegular`: no block device; -ENODATA where the file ends before the
    * range, -EOPNOTSUPP where its file system does not tell what was written, or has written it through the page cache.
    */
   write(

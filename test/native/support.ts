@@ -16,6 +16,7 @@ export const GiB = 1024 * MiB;
 export const EIO = 5;
 export const EBADF = 9;
 export const EAGAIN = 11;
+export const EBUSY = 16;
 export const EINVAL = 22;
 export const EMFILE = 24;
 export const ENOTTY = 25;

@@ -129,7 +129,13 @@ export function createSharedFile(facts: FileFacts, surroundings: FileSurrounding
     directFile,
     directReadAhead,
     directWrites:
-      directFile && threadCount === 1 ? new DirectWrites(directFile, bounds.canShrink) : undefined,
+      directFile && threadCount === 1
+        ? new DirectWrites(
+            directFile,
+            bounds.canShrink,
+            (offset, length) => native.cached_pages(fd, offset, length) !== 0,
+          )
+        : undefined,
     largeFolios: facts.isOnExt4 && cacheNone === undefined ? new LargeFolios(fd, durability) : undefined,
     canSendPages: facts.tellsResidency && cacheNone === undefined,
     fadvise,

@@ -6,7 +6,7 @@ import { describe, expect, test } from 'vitest';
 import { type DirectFile, type Done, native } from '../../../src/native/binding.ts';
 import { call } from '../../../src/native/call.ts';
 import { POSIX_FADV_DONTNEED } from '../../../src/native/constants.ts';
-import { EAGAIN, EINVAL, ENODATA } from '../../../src/native/errno.ts';
+import { EAGAIN, EBUSY, EINVAL, ENODATA } from '../../../src/native/errno.ts';
 import { DirectWrites } from '../../../src/plugins/file/direct-writes.ts';
 import type { Handle } from '../../../src/plugins/plugin.ts';
 import { Files, KiB, MiB, residentPages } from './files.ts';
@@ -206,10 +206,19 @@ describe('while a direct write is under way', () => {
     }
   }
 
-  function rig(): { file: SlowFile; writes: DirectWrites; direct: (offset: number) => Promise<boolean> } {
+  interface Rig {
+    readonly file: SlowFile;
+    readonly writes: DirectWrites;
+    /** Where the cache has something; empty at first. */
+    readonly cached: Set<number>;
+    direct(offset: number): Promise<boolean>;
+  }
+
+  function rig(): Rig {
     const file = new SlowFile();
-    const writes = new DirectWrites(file as unknown as DirectFile, true);
-    return { file, writes, direct: (offset) => writes.write(new Uint8Array(MiB), 0, MiB, offset) };
+    const cached = new Set<number>();
+    const writes = new DirectWrites(file as unknown as DirectFile, true, (offset) => cached.has(offset));
+    return { file, writes, cached, direct: (offset) => writes.write(new Uint8Array(MiB), 0, MiB, offset) };
   }
 
   test('one through the cache of the same pages waits for it, another does not', async () => {
@@ -228,15 +237,20 @@ describe('while a direct write is under way', () => {
     expect(writes.isUnderWay).toBe(false);
   });
 
-  test('another direct one of the same pages is none, nor is one while a buffered one is under way', async () => {
+  test('another one of the same pages waits for it and is direct, too, unless a buffered one is under way', async () => {
     const { file, writes, direct } = rig();
     const first = direct(0);
-    expect(await direct(MiB - 4096)).toBe(false);
-    const beside = direct(MiB);
+    const overlapping = direct(MiB - 4096);
+    const beside = direct(2 * MiB);
+    await settled();
     expect(file.started.length).toBe(2);
     file.finish(MiB);
     file.finish(MiB);
     expect(await Promise.all([first, beside])).toEqual([true, true]);
+    await settled();
+    expect(file.started.length).toBe(1);
+    file.finish(MiB);
+    expect(await overlapping).toBe(true);
     let end = (): void => {};
     const buffered = writes.buffered(
       0,
@@ -252,6 +266,22 @@ describe('while a direct write is under way', () => {
     const again = direct(0);
     file.finish(MiB);
     expect(await again).toBe(true);
+  });
+
+  test('what is cached goes through the cache, and the next one past it', async () => {
+    const { file, writes, cached, direct } = rig();
+    cached.add(0);
+    expect(writes.wants(0, MiB)).toBe(false);
+    expect(await direct(0)).toBe(false);
+    expect(file.started.length).toBe(0);
+    expect(writes.wants(MiB, MiB)).toBe(true);
+    // Brought in by somebody meanwhile.
+    const second = direct(MiB);
+    file.finish(-EBUSY);
+    expect(await second).toBe(false);
+    const third = direct(MiB);
+    file.finish(MiB);
+    expect(await third).toBe(true);
   });
 
   test('what had to wait is tried again after 16 writes, then 32, and 16 once it went well', async () => {
