@@ -1,8 +1,9 @@
 /**
- * `--cache none`: long reads in order are read ahead past the page cache (native/ahead_chunks.h), for one client at a time
- * of a regular file that one thread serves. At depth 8 in order, MiB/s with and without, and of nbdkit's cache=none, which
- * has the kernel's read-ahead: 256 KiB 1950, 1130 and 1520, 1 MiB 1700, 1340 and 1600 (2 cores, ext4 on virtio, Linux 6.18,
- * 2026-11-27). Several clients keep the disk busy between them, and with this they were slower (0.85, four of them).
+ * `--cache none`: long reads in order are read ahead past the page cache (native/ahead_chunks.h), of a regular file that one
+ * thread serves. One client, depth 8, MiB/s with and without, and of nbdkit's cache=none, which has the kernel's read-ahead:
+ * 256 KiB 1950, 1130 and 1520, 1 MiB 1700, 1340 and 1600. Several clients with reads as long keep the disk busy between them, and
+ * with this they were slower (0.85, four of them); with 64 KiB each at depth 16 it is 1670 and 1289, nbdkit 1759, and for the
+ * first GiB of a server that has just begun 1250, 886 and 821 (2 cores, ext4 on virtio, Linux 6.18, 2026-11-27).
  */
 import type { DirectFile } from '../../native/binding.ts';
 import { call } from '../../native/call.ts';
@@ -15,10 +16,11 @@ const AHEAD_CHUNKS_MAX = 8;
 /** So much of what was read in order is read ahead, so that one who goes elsewhere has cost the disk little. */
 const AHEAD_SHARE = 1 / 4;
 
-/**
- * Milliseconds for which nothing is read ahead: after long reads by two handles in turn, and after a change of the file, which
- * makes what was read ahead useless.
- */
+/** Where several handles read in turn: chunks ahead of each, and the longest reads that gain from them. */
+const SHARED_CHUNKS_MAX = 2;
+const SHARED_LENGTH_MAX = 128 * 1024;
+
+/** Milliseconds for which nothing is read ahead after a change of the file, and handles that read in turn count as several. */
 const PAUSE_MS = 1000;
 
 export interface DirectReadAheadOptions {
@@ -30,22 +32,28 @@ export interface DirectReadAheadOptions {
   readonly eviction: Pick<CacheEviction, 'touchRead'>;
 }
 
+/** What one handle reads. */
+interface Stream {
+  nextOffset: number;
+  streakBytes: number;
+  /** First byte that was read ahead. */
+  aheadBegin: number;
+  /** First byte that was not yet; 0 when nothing was. */
+  aheadEnd: number;
+  isDue: boolean;
+}
+
 export class DirectReadAhead {
   readonly #file: DirectFile;
   readonly #size: number;
   readonly #changeCount: () => number;
   readonly #eviction: Pick<CacheEviction, 'touchRead'>;
   readonly #fills = new Set<Promise<void>>();
-  #reader: object | undefined;
+  readonly #streams = new Map<object, Stream>();
+  #latestReader: object | undefined;
+  #sharedAt = Number.NEGATIVE_INFINITY;
   #pausedAt = Number.NEGATIVE_INFINITY;
   #knownChanges: number;
-  #nextOffset = 0;
-  #streakBytes = 0;
-  /** First byte that was not read ahead yet; 0 when nothing was. */
-  #aheadEnd = 0;
-  /** First byte that was. */
-  #aheadBegin = 0;
-  #isDue = false;
 
   constructor({ file, size, changeCount, eviction }: DirectReadAheadOptions) {
     this.#file = file;
@@ -72,77 +80,122 @@ export class DirectReadAhead {
 
   /** To be told of every long read, in the order of the requests, by the handle that makes it. Never waits. */
   follow(reader: object, offset: number, length: number): void {
-    if (reader !== this.#reader || offset !== this.#nextOffset) {
-      if (reader !== this.#reader && this.#reader !== undefined) {
-        this.#pausedAt = performance.now();
+    if (reader !== this.#latestReader) {
+      if (this.#latestReader !== undefined) {
+        this.#sharedAt = performance.now();
       }
-      this.#reader = reader;
-      this.#streakBytes = 0;
-      this.forget();
+      this.#latestReader = reader;
     }
-    this.#nextOffset = offset + length;
-    this.#streakBytes += length;
-    if (this.#streakBytes * AHEAD_SHARE >= CHUNK_BYTES && !this.#isDue) {
-      this.#isDue = true;
+    const stream = this.#streamOf(reader);
+    if (offset !== stream.nextOffset) {
+      stream.streakBytes = 0;
+      this.#forgetStream(stream);
+    }
+    stream.nextOffset = offset + length;
+    stream.streakBytes += length;
+    if (stream.streakBytes * AHEAD_SHARE >= CHUNK_BYTES && !stream.isDue) {
+      stream.isDue = true;
       // Behind the requests that came with this one: they are about to read for themselves.
       queueMicrotask(() => {
-        this.#isDue = false;
-        this.#advance();
+        stream.isDue = false;
+        this.#advance(stream, length);
       });
     }
   }
 
   /** The handle is closed. */
   left(reader: object): void {
-    if (reader === this.#reader) {
-      this.#reader = undefined;
-      this.forget();
+    const stream = this.#streams.get(reader);
+    if (stream !== undefined) {
+      this.#forgetStream(stream);
+      this.#streams.delete(reader);
+    }
+    if (reader === this.#latestReader) {
+      this.#latestReader = undefined;
     }
   }
 
   /** A copy of what was read ahead, without waiting: true when all of the range was there. */
   take(buffer: Uint8Array, start: number, length: number, offset: number): boolean {
     return (
-      this.#aheadEnd > 0 &&
+      this.#isAnyAhead() &&
       this.#file.take_ahead(buffer, start, length, offset, this.#changeCount()) === length
     );
   }
 
   /** Some of the range was read ahead, or is being. */
   isAhead(offset: number, length: number): boolean {
-    return offset < this.#aheadEnd && offset + length > this.#aheadBegin;
+    for (const { aheadBegin, aheadEnd } of this.#streams.values()) {
+      if (offset < aheadEnd && offset + length > aheadBegin) {
+        return true;
+      }
+    }
+    return false;
   }
 
   /** Lets go of what was read ahead. */
   forget(): void {
-    if (this.#aheadEnd > 0) {
-      this.#aheadEnd = 0;
+    if (this.#isAnyAhead()) {
+      for (const stream of this.#streams.values()) {
+        stream.aheadEnd = 0;
+      }
       this.#file.forget_ahead();
     }
   }
 
-  #advance(): void {
-    const count = Math.min(Math.floor((this.#streakBytes * AHEAD_SHARE) / CHUNK_BYTES), AHEAD_CHUNKS_MAX);
+  /** Others' chunks are left where they are: the ones of this stream make room when they are old (native/ahead_chunks.h). */
+  #forgetStream(stream: Stream): void {
+    if (stream.aheadEnd > 0) {
+      stream.aheadEnd = 0;
+      if (!this.#isAnyAhead()) {
+        this.#file.forget_ahead();
+      }
+    }
+  }
+
+  #isAnyAhead(): boolean {
+    for (const { aheadEnd } of this.#streams.values()) {
+      if (aheadEnd > 0) {
+        return true;
+      }
+    }
+    return false;
+  }
+
+  #streamOf(reader: object): Stream {
+    let stream = this.#streams.get(reader);
+    if (stream === undefined) {
+      stream = { nextOffset: 0, streakBytes: 0, aheadBegin: 0, aheadEnd: 0, isDue: false };
+      this.#streams.set(reader, stream);
+    }
+    return stream;
+  }
+
+  #advance(stream: Stream, length: number): void {
+    const now = performance.now();
     const changes = this.#changeCount();
     if (changes !== this.#knownChanges) {
       this.#knownChanges = changes;
-      this.#pausedAt = performance.now();
+      this.#pausedAt = now;
       this.forget();
     }
-    if (performance.now() - this.#pausedAt < PAUSE_MS) {
+    if (now - this.#pausedAt < PAUSE_MS) {
       return;
     }
-    const begin = Math.ceil(this.#nextOffset / CHUNK_BYTES) * CHUNK_BYTES;
+    const isShared = now - this.#sharedAt < PAUSE_MS;
+    const countMax = !isShared ? AHEAD_CHUNKS_MAX : length <= SHARED_LENGTH_MAX ? SHARED_CHUNKS_MAX : 0;
+    const count = Math.min(Math.floor((stream.streakBytes * AHEAD_SHARE) / CHUNK_BYTES), countMax);
+    const begin = Math.ceil(stream.nextOffset / CHUNK_BYTES) * CHUNK_BYTES;
     const end = Math.min(begin + count * CHUNK_BYTES, this.#size);
-    for (let chunk = Math.max(begin, this.#aheadEnd); chunk < end; chunk += CHUNK_BYTES) {
-      const length = Math.min(CHUNK_BYTES, this.#size - chunk);
-      if (!this.#fill(chunk, length)) {
+    for (let chunk = Math.max(begin, stream.aheadEnd); chunk < end; chunk += CHUNK_BYTES) {
+      const bytes = Math.min(CHUNK_BYTES, this.#size - chunk);
+      if (!this.#fill(chunk, bytes)) {
         return;
       }
-      if (this.#aheadEnd === 0) {
-        this.#aheadBegin = chunk;
+      if (stream.aheadEnd === 0) {
+        stream.aheadBegin = chunk;
       }
-      this.#aheadEnd = chunk + length;
+      stream.aheadEnd = chunk + bytes;
     }
   }
 

@@ -141,7 +141,7 @@ describe('a reader', () => {
     expect(asked(file).slice(8)).toEqual([208]);
   });
 
-  test('who is not the only one is not read ahead for until a second after the other', async () => {
+  test('who is not the only one has nothing read ahead for longer reads until a second after the other', async () => {
     const { file, inOrder } = rig();
     const [one, other] = [{}, {}];
     await inOrder(one, 0, 64);
@@ -157,6 +157,40 @@ describe('a reader', () => {
     vi.advanceTimersByTime(1000);
     await inOrder(one, end, 1);
     expect(file.asked.length).toBeGreaterThan(8);
+  });
+
+  test('who is not the only one has two chunks read ahead for reads of up to 128 KiB', async () => {
+    const { file, readAhead, inOrder } = rig();
+    const readers = [{}, {}, {}];
+    for (let round = 0; round < 20; round += 1) {
+      for (const [index, reader] of readers.entries()) {
+        await inOrder(reader, index * 256 * MiB + round * MiB, 16, 64 * KiB);
+      }
+    }
+    // The first alone, for the first MiB: less than is worth a chunk. Then from 8 MiB on one chunk, from 16 MiB on two.
+    for (const index of readers.keys()) {
+      const ahead = asked(file).filter((chunk) => Math.floor(chunk / 256) === index);
+      expect(ahead.map((chunk) => chunk % 256)).toEqual([8, 10, 12, 14, 16, 18, 20, 22]);
+      expect(readAhead.isAhead((index * 256 + 22) * MiB, 64 * KiB)).toBe(true);
+      expect(readAhead.isAhead((index * 256 + 24) * MiB, 64 * KiB)).toBe(false);
+    }
+  });
+
+  test('who goes elsewhere or leaves takes nothing from another', async () => {
+    const { file, readAhead, inOrder } = rig();
+    const [one, other] = [{}, {}];
+    await inOrder(one, 0, 320, 64 * KiB);
+    await inOrder(other, 512 * MiB, 320, 64 * KiB);
+    expect(readAhead.isAhead(20 * MiB, MiB)).toBe(true);
+    expect(readAhead.isAhead(532 * MiB, MiB)).toBe(true);
+    await inOrder(one, 100 * MiB, 1, 64 * KiB);
+    expect([readAhead.isAhead(20 * MiB, MiB), readAhead.isAhead(532 * MiB, MiB)]).toEqual([false, true]);
+    readAhead.left(one);
+    expect(file.forgotten).toBe(0);
+    readAhead.left(other);
+    expect(file.forgotten).toBe(1);
+    expect(readAhead.take(new Uint8Array(0), 0, 64 * KiB, 532 * MiB)).toBe(false);
+    expect(file.taken).toBe(0);
   });
 
   test('who has left is nobody to share with, and leaves nothing behind', async () => {
