@@ -75,23 +75,30 @@ export class DirectWrites {
   /** True when all of it is written; otherwise it is to be made through the cache, which has the last word on errors. */
   async write(buffer: Uint8Array, start: number, length: number, offset: number): Promise<boolean> {
     // Through the cache it would wait as well, and be cached afterwards: in the way of those that follow.
-    for (let other = this.#anyUnderWay(offset, length); other !== undefined; ) {
+    for (let other = this.#underWayAt(offset, length, false); other !== undefined; ) {
       if (!other.isDirect) {
         return false;
       }
       await other.over;
-      other = this.#anyUnderWay(offset, length);
+      other = this.#underWayAt(offset, length, false);
     }
     if (!this.wants(offset, length)) {
       return false;
     }
-    const written = call((done) => {
-      this.#file.write(buffer, start, length, offset, this.#isRegular, done);
-    });
     this.#directCount += 1;
-    const result = await this.#track(offset, length, true, written).finally(() => {
+    let result = 0;
+    try {
+      result = await this.#track(
+        offset,
+        length,
+        true,
+        call((done) => {
+          this.#file.write(buffer, start, length, offset, this.#isRegular, done);
+        }),
+      );
+    } finally {
       this.#directCount -= 1;
-    });
+    }
     if (result === length) {
       this.#pause = PAUSE_WRITES_MIN;
       return true;
@@ -107,9 +114,9 @@ export class DirectWrites {
 
   /** Makes a write through the cache, by `write`, once no direct one of the range is under way. */
   async buffered(offset: number, length: number, write: () => Promise<number>): Promise<number> {
-    for (let direct = this.#directUnderWay(offset, length); direct !== undefined; ) {
+    for (let direct = this.#underWayAt(offset, length, true); direct !== undefined; ) {
       await direct.over;
-      direct = this.#directUnderWay(offset, length);
+      direct = this.#underWayAt(offset, length, true);
     }
     return this.#track(offset, length, false, write());
   }
@@ -124,21 +131,11 @@ export class DirectWrites {
     }
   }
 
-  #directUnderWay(offset: number, length: number): WriteUnderWay | undefined {
-    return this.#find(offset, length, (each) => each.isDirect);
-  }
-
-  #anyUnderWay(offset: number, length: number): WriteUnderWay | undefined {
-    return this.#find(offset, length, () => true);
-  }
-
-  #find(
-    offset: number,
-    length: number,
-    isWanted: (write: WriteUnderWay) => boolean,
-  ): WriteUnderWay | undefined {
+  /** Whoever is first among those of the range; up to some hundred are looked at for each write, so by a plain loop. */
+  #underWayAt(offset: number, length: number, mustBeDirect: boolean): WriteUnderWay | undefined {
+    const end = offset + length;
     for (const each of this.#underWay) {
-      if (isWanted(each) && each.begin < offset + length && offset < each.end) {
+      if (each.begin < end && offset < each.end && (each.isDirect || !mustBeDirect)) {
         return each;
       }
     }
