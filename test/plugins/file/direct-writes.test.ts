@@ -214,10 +214,10 @@ describe('while a direct write is under way', () => {
     direct(offset: number): Promise<boolean>;
   }
 
-  function rig(): Rig {
+  function rig(isRegular = true): Rig {
     const file = new SlowFile();
     const cached = new Set<number>();
-    const writes = new DirectWrites(file as unknown as DirectFile, true, (offset) => cached.has(offset));
+    const writes = new DirectWrites(file as unknown as DirectFile, isRegular, (offset) => cached.has(offset));
     return { file, writes, cached, direct: (offset) => writes.write(new Uint8Array(MiB), 0, MiB, offset) };
   }
 
@@ -235,6 +235,24 @@ describe('while a direct write is under way', () => {
     await overlapping;
     expect(order).toEqual(['beside', 'overlapping']);
     expect(writes.isUnderWay).toBe(false);
+  });
+
+  test.each([
+    ['of a block device waits for it, which may lie in the same folio', false],
+    ['of a file does not', true],
+  ])('one through the cache within 2 MiB %s', async (_name, isRegular) => {
+    const { file, writes, direct } = rig(isRegular);
+    const first = direct(2 * MiB);
+    let isWritten = false;
+    const beside = writes.buffered(4 * MiB - 4096, 4096, async () => {
+      isWritten = true;
+      return 4096;
+    });
+    await writes.buffered(4 * MiB, 4096, async () => 4096);
+    expect(isWritten).toBe(isRegular);
+    file.finish(MiB);
+    await Promise.all([first, beside]);
+    expect(isWritten).toBe(true);
   });
 
   test('another one of the same pages waits for it and is direct, too, unless a buffered one is under way', async () => {
@@ -266,6 +284,39 @@ describe('while a direct write is under way', () => {
     const again = direct(0);
     file.finish(MiB);
     expect(await again).toBe(true);
+  });
+
+  test('one that waits is not overtaken by those of its pages that came later', async () => {
+    const { file, writes, direct } = rig();
+    const order: string[] = [];
+    const told = async (name: string, write: Promise<unknown>): Promise<void> => {
+      await write;
+      order.push(name);
+    };
+    const long = new Uint8Array(4 * MiB);
+    const all = [
+      told('first', direct(0)),
+      told('long', writes.write(long, 0, 4 * MiB, 0)),
+      told('beside the first', direct(MiB)),
+      told(
+        'cached',
+        writes.buffered(2 * MiB, 4096, async () => 4096),
+      ),
+      told('elsewhere', direct(8 * MiB)),
+    ];
+    await settled();
+    expect(file.started.length).toBe(2);
+    file.finish(MiB);
+    file.finish(MiB);
+    await settled();
+    expect(order).toEqual(['first', 'elsewhere']);
+    expect(file.started.length).toBe(1);
+    file.finish(4 * MiB);
+    await settled();
+    expect(order).toEqual(['first', 'elsewhere', 'long', 'cached']);
+    file.finish(MiB);
+    await Promise.all(all);
+    expect(writes.isUnderWay).toBe(false);
   });
 
   test('what is cached goes through the cache, and the next one past it', async () => {
