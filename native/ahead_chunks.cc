@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <ctime>
+#include <iterator>
 
 #include "page_cache.h"
 
@@ -32,7 +33,7 @@ bool is_settled(const file_io::Stamp& stamp) {
 
 }  // namespace
 
-AheadChunks::~AheadChunks() { clear(); }
+AheadChunks::~AheadChunks() { clear(0, INT64_MAX); }
 
 bool AheadChunks::reserve(int64_t offset, size_t length, int64_t change_count) {
   std::lock_guard<std::mutex> lock(mutex_);
@@ -99,9 +100,13 @@ size_t AheadChunks::take(uint8_t* data, size_t length, int64_t offset, int64_t c
   return length;
 }
 
-void AheadChunks::clear() {
+void AheadChunks::clear(int64_t begin, int64_t end) {
   std::lock_guard<std::mutex> lock(mutex_);
-  for (Iterator chunk = chunks_.begin(); chunk != chunks_.end();) forget(chunk++);
+  for (Iterator chunk = chunks_.begin(); chunk != chunks_.end();) {
+    const Iterator next = std::next(chunk);
+    if (chunk->offset >= begin && chunk->offset < end) forget(chunk);
+    chunk = next;
+  }
 }
 
 AheadChunks::Iterator AheadChunks::find(int64_t offset, size_t length) {

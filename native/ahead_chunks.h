@@ -48,8 +48,8 @@ class AheadChunks {
   // Copies a range that lies in one chunk: `length`, or 0 when the caller has to read it. Waits for a chunk that is being
   // read, or does not.
   size_t take(uint8_t* data, size_t length, int64_t offset, int64_t change_count, bool may_wait);
-  // Forgets all chunks: their memory goes back once nobody uses it.
-  void clear();
+  // Forgets the chunks that begin in a range: their memory goes back once nobody uses it.
+  void clear(int64_t begin, int64_t end);
 
  private:
   enum class State { kReserved, kReading, kReady };

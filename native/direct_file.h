@@ -39,14 +39,14 @@ class DirectFile {
   // Until `length` or the end of the file: bytes read, or -errno. `change_count`: see AheadChunks.
   int64_t read(uint8_t* data, size_t length, int64_t offset, int64_t change_count);
   AheadChunks& ahead() { return ahead_; }
-  // `length`, or -errno; then a part may have been written. -EAGAIN: a block was never written, -EBUSY: some of it
-  // is cached; both are the page cache's. -ENODATA: a regular file that
+  // `length`, or -errno; then a part may have been written. -EAGAIN: a block was never written, or there is no bounce
+  // memory; -EBUSY: some of it is cached, or that cannot be told. Both are the page cache's. -ENODATA: a regular file that
   // ends before the range does. -EINVAL for a range that is not aligned, -EOPNOTSUPP where the file system does not tell
   // which blocks were written, or has written through the page cache without a word (ext4 with data=journal).
   int64_t write(const uint8_t* data, size_t length, int64_t offset, bool is_regular);
   // Gives the memory that nobody uses back.
   void release() {
-    ahead_.clear();
+    ahead_.clear(0, INT64_MAX);
     bounces_->release();
   }
 

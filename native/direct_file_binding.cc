@@ -129,7 +129,13 @@ class DirectFileBinding final : public Napi::ObjectWrap<DirectFileBinding> {
         done, slice.array);
   }
 
-  void forget_ahead(const Napi::CallbackInfo&) { file_->ahead().clear(); }
+  void forget_ahead(const Napi::CallbackInfo& info) {
+    Arguments arguments(info);
+    const int64_t begin = arguments.offset("begin");
+    const int64_t end = arguments.offset("end");
+    if (arguments.refused()) return;
+    file_->ahead().clear(begin, end);
+  }
 
   void release(const Napi::CallbackInfo&) { file_->release(); }
 

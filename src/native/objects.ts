@@ -173,8 +173,8 @@ export interface DirectFile {
   read_ahead(offset: number, length: number, changeCount: number, done: Done): boolean;
   /** Copies what was read ahead: `length`, or 0 when not all of the range is there in one piece of 2 MiB. Never waits. */
   take_ahead(buffer: Uint8Array, start: number, length: number, offset: number, changeCount: number): number;
-  /** Nobody will ask for what was read ahead. */
-  forget_ahead(): void;
+  /** Nobody will ask for the chunks of 2 MiB that were read ahead and begin from `begin` on and before `end`. */
+  forget_ahead(begin: number, end: number): void;
   /**
    * The same without a thread and without a look at the cache, for up to 64 KiB (native/direct_queue.h): 0, or -errno
    * when `done` will not be called: -EAGAIN with 256 such reads in flight, -ENOSYS where the system has no AIO.
@@ -184,7 +184,7 @@ export interface DirectFile {
   /**
    * Tries to write with O_DIRECT: `length`, or -errno, and then a part may have been written. Offset and length are
    * multiples of 4096, else -EINVAL; memory that begins at such an address needs no copy. -EBUSY: something of the range is
-   * cached. -EAGAIN: a block of it was never written. `isRegular`: no block device; -ENODATA where the file ends before the
+   * cached, or that cannot be told. -EAGAIN: a block of it was never written, or there is no memory for a copy. `isRegular`: no block device; -ENODATA where the file ends before the
    * range, -EOPNOTSUPP where its file system does not tell what was written, or has written it through the page cache.
    */
   write(

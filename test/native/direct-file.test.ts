@@ -304,7 +304,7 @@ describe('what was read ahead', () => {
       expect(await announce(files[1] as DirectFile, chunk)).toBe(true);
     for (let chunk = 0; chunk < 12; chunk += 1)
       expect(await announce(files[2] as DirectFile, chunk)).toBe(chunk < 8);
-    files[1]?.forget_ahead();
+    files[1]?.forget_ahead(0, Number.MAX_SAFE_INTEGER);
     expect(await announce(files[2] as DirectFile, 8)).toBe(true);
   });
 
@@ -316,7 +316,7 @@ describe('what was read ahead', () => {
     expect(await announce(file, 16)).toBe(false);
     await new Promise((resolve) => setTimeout(resolve, 600));
     expect(await announce(file, 16)).toBe(true);
-    file.forget_ahead();
+    file.forget_ahead(0, Number.MAX_SAFE_INTEGER);
     expect(await announce(file, 3)).toBe(true);
     file.release();
     expect(take(file, Buffer.alloc(100), 3 * CHUNK)).toBe(0);
@@ -337,7 +337,7 @@ describe('what was read ahead', () => {
             expect(buffer.equals(data.subarray(offset, offset + count))).toBe(true);
           }),
         );
-        if (round % 4 === 1 && offset % 5 === 0) file.forget_ahead();
+        if (round % 4 === 1 && offset % 5 === 0) file.forget_ahead(0, SIZE);
       }
       await Promise.all(reads);
     }

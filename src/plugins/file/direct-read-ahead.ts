@@ -20,6 +20,9 @@ const AHEAD_SHARE = 1 / 4;
 const SHARED_CHUNKS_MAX = 2;
 const SHARED_LENGTH_MAX = 128 * 1024;
 
+/** Chunks for which there is room (kChunkCountMax), ahead of all handles and being copied: a share is never taken by another. */
+const ROOM_CHUNKS = 16;
+
 /** Milliseconds for which nothing is read ahead after a change of the file, and handles that read in turn count as several. */
 const PAUSE_MS = 1000;
 
@@ -139,17 +142,14 @@ export class DirectReadAhead {
       for (const stream of this.#streams.values()) {
         stream.aheadEnd = 0;
       }
-      this.#file.forget_ahead();
+      this.#file.forget_ahead(0, Number.MAX_SAFE_INTEGER);
     }
   }
 
-  /** Others' chunks are left where they are: the ones of this stream make room when they are old (native/ahead_chunks.h). */
   #forgetStream(stream: Stream): void {
     if (stream.aheadEnd > 0) {
+      this.#file.forget_ahead(stream.aheadBegin, stream.aheadEnd);
       stream.aheadEnd = 0;
-      if (!this.#isAnyAhead()) {
-        this.#file.forget_ahead();
-      }
     }
   }
 
@@ -183,8 +183,10 @@ export class DirectReadAhead {
       return;
     }
     const isShared = now - this.#sharedAt < PAUSE_MS;
-    const countMax = !isShared ? AHEAD_CHUNKS_MAX : length <= SHARED_LENGTH_MAX ? SHARED_CHUNKS_MAX : 0;
-    const count = Math.min(Math.floor((stream.streakBytes * AHEAD_SHARE) / CHUNK_BYTES), countMax);
+    const count = Math.min(
+      Math.floor((stream.streakBytes * AHEAD_SHARE) / CHUNK_BYTES),
+      isShared ? this.#sharedCountMax(length) : AHEAD_CHUNKS_MAX,
+    );
     const begin = Math.ceil(stream.nextOffset / CHUNK_BYTES) * CHUNK_BYTES;
     const end = Math.min(begin + count * CHUNK_BYTES, this.#size);
     for (let chunk = Math.max(begin, stream.aheadEnd); chunk < end; chunk += CHUNK_BYTES) {
@@ -197,6 +199,12 @@ export class DirectReadAhead {
       }
       stream.aheadEnd = chunk + bytes;
     }
+  }
+
+  #sharedCountMax(length: number): number {
+    // Beside the one that is being copied.
+    const share = Math.floor(ROOM_CHUNKS / this.#streams.size) - 1;
+    return length <= SHARED_LENGTH_MAX ? Math.max(Math.min(SHARED_CHUNKS_MAX, share), 0) : 0;
   }
 
   /** False when there is no room. */

@@ -14,7 +14,7 @@ class FakeFile implements Pick<DirectFile, 'read_ahead' | 'forget_ahead' | 'take
   readonly filled: Done[] = [];
   cachedPages = 0;
   isSlow = false;
-  forgotten = 0;
+  readonly forgotten: [begin: number, end: number][] = [];
   taken = 0;
   room = Number.POSITIVE_INFINITY;
 
@@ -26,8 +26,8 @@ class FakeFile implements Pick<DirectFile, 'read_ahead' | 'forget_ahead' | 'take
     return true;
   }
 
-  forget_ahead(): void {
-    this.forgotten += 1;
+  forget_ahead(begin: number, end: number): void {
+    this.forgotten.push([begin / MiB, end / MiB]);
   }
 
   take_ahead(): number {
@@ -135,7 +135,7 @@ describe('a reader', () => {
     await inOrder(reader, 0, 64);
     expect(file.asked.length).toBe(8);
     await inOrder(reader, 200 * MiB, 7);
-    expect([file.forgotten, file.asked.length]).toEqual([1, 8]);
+    expect([file.forgotten.length, file.asked.length]).toEqual([1, 8]);
     expect(readAhead.take(new Uint8Array(0), 0, 64 * KiB, 0)).toBe(false);
     await inOrder(reader, 207 * MiB, 1);
     expect(asked(file).slice(8)).toEqual([208]);
@@ -151,7 +151,7 @@ describe('a reader', () => {
       await inOrder(one, round * 16 * MiB, 16);
       vi.advanceTimersByTime(100);
     }
-    expect([file.forgotten, file.asked.length]).toEqual([1, 8]);
+    expect([file.forgotten.length, file.asked.length]).toEqual([1, 8]);
     const end = await inOrder(one, 320 * MiB, 64);
     expect(file.asked.length).toBe(8);
     vi.advanceTimersByTime(1000);
@@ -176,6 +176,26 @@ describe('a reader', () => {
     }
   });
 
+  test.each([
+    [5, 2],
+    [6, 1],
+    [8, 1],
+    [9, 0],
+    [40, 0],
+  ])('of %d has %d chunks, and takes no room that others need', async (readerCount, countMax) => {
+    const { file, inOrder } = rig(64 * 1024 * MiB);
+    const readers = Array.from({ length: readerCount }, () => ({}));
+    for (let round = 0; round < 20; round += 1) {
+      for (const [index, reader] of readers.entries()) {
+        await inOrder(reader, index * 256 * MiB + round * MiB, 16, 64 * KiB);
+      }
+    }
+    for (const index of readers.keys()) {
+      const ahead = asked(file).filter((chunk) => Math.floor(chunk / 256) === index);
+      expect(ahead.at(-1)).toBe(countMax === 0 ? undefined : index * 256 + 18 + 2 * countMax);
+    }
+  });
+
   test('who goes elsewhere or leaves takes nothing from another', async () => {
     const { file, readAhead, inOrder } = rig();
     const [one, other] = [{}, {}];
@@ -186,9 +206,11 @@ describe('a reader', () => {
     await inOrder(one, 100 * MiB, 1, 64 * KiB);
     expect([readAhead.isAhead(20 * MiB, MiB), readAhead.isAhead(532 * MiB, MiB)]).toEqual([false, true]);
     readAhead.left(one);
-    expect(file.forgotten).toBe(0);
     readAhead.left(other);
-    expect(file.forgotten).toBe(1);
+    expect(file.forgotten).toEqual([
+      [20, 24],
+      [532, 536],
+    ]);
     expect(readAhead.take(new Uint8Array(0), 0, 64 * KiB, 532 * MiB)).toBe(false);
     expect(file.taken).toBe(0);
   });
@@ -198,9 +220,9 @@ describe('a reader', () => {
     const [one, other] = [{}, {}];
     await inOrder(one, 0, 64);
     readAhead.left(other);
-    expect(file.forgotten).toBe(0);
+    expect(file.forgotten.length).toBe(0);
     readAhead.left(one);
-    expect(file.forgotten).toBe(1);
+    expect(file.forgotten.length).toBe(1);
     await inOrder(other, 0, 64);
     expect(file.asked.length).toBe(16);
   });
@@ -220,7 +242,7 @@ describe('nothing is read ahead', () => {
     let end = await inOrder(reader, 0, 64);
     change();
     end = await inOrder(reader, end, 8);
-    expect([file.forgotten, file.asked.length]).toEqual([1, 8]);
+    expect([file.forgotten.length, file.asked.length]).toEqual([1, 8]);
     vi.advanceTimersByTime(1000);
     end = await inOrder(reader, end, 1);
     expect(file.asked.length).toBe(16);
