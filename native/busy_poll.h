@@ -11,8 +11,9 @@
 // threads that poll it is lost, too, when the kernel took the processor for another one meanwhile, and when others wait for
 // one: on two processors both would be polled on. RAM disk, two threads, four connections, with the first: 4 KiB writes at depth 1
 // 407 MiB/s in place of 270 over a Unix socket, 303 in place of 250 over TCP; with the second, too: 1.02 to 1.05 and 1.00 to 1.02
-// at depth 1, up to 1.08 and 1.17 at depth 4 and 32, 256 KiB writes over TCP 1.08. With one thread, file, it would be
-// reads 0.95 to 1.0, writes 0.9, --cache none 0.8 to 0.98: the one that serves is what all wait for (2 cores, 2026-11-27).
+// at depth 1, up to 1.08 and 1.17 at depth 4 and 32, 256 KiB writes over TCP 1.08. One thread alone that
+// left the processor so would have (file) reads 0.95 to 1.0, writes 0.9, --cache none 0.8 to 0.98: it is what all wait for
+// (2 cores, 2026-11-27).
 //
 // While it polls, an idle handle makes the loop ask epoll without waiting, turn after turn. Outside of that it
 // does nothing, and is in nobody's way. Knows nothing of JavaScript; everything runs on the loop's thread.
@@ -63,8 +64,8 @@ class BusyPoll {
   // Of this thread, when it began to poll.
   int64_t preemptions_ = 0;
   RunnableTasks runnable_tasks_;
-  // When they were counted.
-  uint64_t count_time_ = 0;
+  // When they may be counted again.
+  uint64_t next_count_ = 0;
   bool is_polling_ = false;
   // Bets to leave out after the last loss, and how many of them are left.
   uint32_t pause_ = 0;

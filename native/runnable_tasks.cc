@@ -1,6 +1,10 @@
 #include "runnable_tasks.h"
 
 #include <fcntl.h>
+#ifdef __linux__
+#include <linux/magic.h>
+#include <sys/vfs.h>
+#endif
 #include <unistd.h>
 
 #include <cstdlib>
@@ -12,6 +16,8 @@ void RunnableTasks::open() {
 #ifdef __linux__
   if (fd_ >= 0) return;
   fd_ = ::open("/proc/loadavg", O_RDONLY | O_CLOEXEC);
+  struct statfs status;
+  if (fd_ < 0 || ::fstatfs(fd_, &status) != 0 || status.f_type != PROC_SUPER_MAGIC) close();
   processors_ = ::sysconf(_SC_NPROCESSORS_ONLN);
 #endif
 }

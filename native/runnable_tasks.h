@@ -1,6 +1,5 @@
 // How many threads of this machine want a processor at this moment (/proc/loadavg, fourth field, proc(5)): an instant, not
-// the averages. It takes 1 us to ask, on two processors. In a container it is the whole machine's, or the container's own
-// where lxcfs is in use.
+// the averages. It takes 1 us to ask, on two processors; the kernel looks at each. In a container it is the whole machine's.
 #pragma once
 
 namespace nbd_serve {
@@ -12,7 +11,7 @@ class RunnableTasks {
   RunnableTasks& operator=(const RunnableTasks&) = delete;
   ~RunnableTasks() { close(); }
 
-  // A no-op when it is open. Where the kernel does not tell, nothing ever exceeds.
+  // A no-op when it is open. Where it is not the kernel that tells (lxcfs, a program that may be slow), nothing ever exceeds.
   void open();
   void close();
   // More threads than processors, the caller's included: somebody waits for one.
