@@ -85,6 +85,13 @@ const WORKLOADS: readonly Workload[] = [
     client: (uri, source) => ['nbdcopy', '--threads=4', '--connections=4', source, uri],
   },
   {
+    // Without it a server that leaves the writing to later is done before the disk is.
+    name: 'nbdcopy in, 4 connections, --flush',
+    bytes: IMAGE_BYTES,
+    isRead: false,
+    client: (uri, source) => ['nbdcopy', '--threads=4', '--connections=4', '--flush', source, uri],
+  },
+  {
     name: 'nbdcopy out, 4 connections',
     bytes: IMAGE_BYTES,
     isRead: true,
