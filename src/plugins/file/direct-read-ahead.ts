@@ -16,8 +16,12 @@ const AHEAD_CHUNKS_MAX = 8;
 /** So much of what was read in order is read ahead, so that one who goes elsewhere has cost the disk little. */
 const AHEAD_SHARE = 1 / 4;
 
-/** Where several handles read in turn: chunks ahead of each, and the longest reads that gain from them. */
+/**
+ * Where several handles read in turn: chunks ahead of each, as a share of what it read, and the longest reads that gain from them.
+ * Clients that divide an image end where the next has begun: what was read ahead there is read twice, a twentieth at most.
+ */
 const SHARED_CHUNKS_MAX = 2;
+const SHARED_AHEAD_SHARE = 1 / 24;
 const SHARED_LENGTH_MAX = 128 * 1024;
 
 /** Chunks for which there is room (kChunkCountMax), ahead of all handles and being copied: a share is never taken by another. */
@@ -183,10 +187,9 @@ export class DirectReadAhead {
       return;
     }
     const isShared = now - this.#sharedAt < PAUSE_MS;
-    const count = Math.min(
-      Math.floor((stream.streakBytes * AHEAD_SHARE) / CHUNK_BYTES),
-      isShared ? this.#sharedCountMax(length) : AHEAD_CHUNKS_MAX,
-    );
+    const share = isShared ? SHARED_AHEAD_SHARE : AHEAD_SHARE;
+    const countMax = isShared ? this.#sharedCountMax(length) : AHEAD_CHUNKS_MAX;
+    const count = Math.min(Math.floor((stream.streakBytes * share) / CHUNK_BYTES), countMax);
     const begin = Math.ceil(stream.nextOffset / CHUNK_BYTES) * CHUNK_BYTES;
     const end = Math.min(begin + count * CHUNK_BYTES, this.#size);
     for (let chunk = Math.max(begin, stream.aheadEnd); chunk < end; chunk += CHUNK_BYTES) {

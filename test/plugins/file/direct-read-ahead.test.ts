@@ -162,17 +162,18 @@ describe('a reader', () => {
   test('who is not the only one has two chunks read ahead for reads of up to 128 KiB', async () => {
     const { file, readAhead, inOrder } = rig();
     const readers = [{}, {}, {}];
-    for (let round = 0; round < 20; round += 1) {
+    for (let round = 0; round < 120; round += 1) {
       for (const [index, reader] of readers.entries()) {
         await inOrder(reader, index * 256 * MiB + round * MiB, 16, 64 * KiB);
       }
     }
-    // The first alone, for the first MiB: less than is worth a chunk. Then from 8 MiB on one chunk, from 16 MiB on two.
+    // From 48 MiB on one, from 96 MiB on two.
+    const chunks = Array.from({ length: 38 }, (_, index) => 48 + 2 * index);
     for (const index of readers.keys()) {
       const ahead = asked(file).filter((chunk) => Math.floor(chunk / 256) === index);
-      expect(ahead.map((chunk) => chunk % 256)).toEqual([8, 10, 12, 14, 16, 18, 20, 22]);
-      expect(readAhead.isAhead((index * 256 + 22) * MiB, 64 * KiB)).toBe(true);
-      expect(readAhead.isAhead((index * 256 + 24) * MiB, 64 * KiB)).toBe(false);
+      expect(ahead.map((chunk) => chunk % 256)).toEqual(chunks);
+      expect(readAhead.isAhead((index * 256 + 122) * MiB, 64 * KiB)).toBe(true);
+      expect(readAhead.isAhead((index * 256 + 124) * MiB, 64 * KiB)).toBe(false);
     }
   });
 
@@ -185,33 +186,33 @@ describe('a reader', () => {
   ])('of %d has %d chunks, and takes no room that others need', async (readerCount, countMax) => {
     const { file, inOrder } = rig(64 * 1024 * MiB);
     const readers = Array.from({ length: readerCount }, () => ({}));
-    for (let round = 0; round < 20; round += 1) {
+    for (let round = 0; round < 120; round += 1) {
       for (const [index, reader] of readers.entries()) {
         await inOrder(reader, index * 256 * MiB + round * MiB, 16, 64 * KiB);
       }
     }
     for (const index of readers.keys()) {
       const ahead = asked(file).filter((chunk) => Math.floor(chunk / 256) === index);
-      expect(ahead.at(-1)).toBe(countMax === 0 ? undefined : index * 256 + 18 + 2 * countMax);
+      expect(ahead.at(-1)).toBe(countMax === 0 ? undefined : index * 256 + 118 + 2 * countMax);
     }
   });
 
   test('who goes elsewhere or leaves takes nothing from another', async () => {
     const { file, readAhead, inOrder } = rig();
     const [one, other] = [{}, {}];
-    await inOrder(one, 0, 320, 64 * KiB);
-    await inOrder(other, 512 * MiB, 320, 64 * KiB);
-    expect(readAhead.isAhead(20 * MiB, MiB)).toBe(true);
-    expect(readAhead.isAhead(532 * MiB, MiB)).toBe(true);
-    await inOrder(one, 100 * MiB, 1, 64 * KiB);
-    expect([readAhead.isAhead(20 * MiB, MiB), readAhead.isAhead(532 * MiB, MiB)]).toEqual([false, true]);
+    await inOrder(one, 0, 1600, 64 * KiB);
+    await inOrder(other, 512 * MiB, 1600, 64 * KiB);
+    expect(readAhead.isAhead(100 * MiB, MiB)).toBe(true);
+    expect(readAhead.isAhead(612 * MiB, MiB)).toBe(true);
+    await inOrder(one, 200 * MiB, 1, 64 * KiB);
+    expect([readAhead.isAhead(100 * MiB, MiB), readAhead.isAhead(612 * MiB, MiB)]).toEqual([false, true]);
     readAhead.left(one);
     readAhead.left(other);
     expect(file.forgotten).toEqual([
-      [20, 24],
-      [532, 536],
+      [100, 116],
+      [612, 616],
     ]);
-    expect(readAhead.take(new Uint8Array(0), 0, 64 * KiB, 532 * MiB)).toBe(false);
+    expect(readAhead.take(new Uint8Array(0), 0, 64 * KiB, 612 * MiB)).toBe(false);
     expect(file.taken).toBe(0);
   });
 
