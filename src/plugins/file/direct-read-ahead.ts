@@ -2,8 +2,8 @@
  * `--cache none`: long reads in order are read ahead past the page cache (native/ahead_chunks.h), of a regular file that one
  * thread serves. One client, depth 8, MiB/s with and without, and of nbdkit's cache=none, which has the kernel's read-ahead:
  * 256 KiB 1950, 1130 and 1520, 1 MiB 1700, 1340 and 1600. Several clients with reads as long keep the disk busy between them, and
- * with this they were slower (0.85, four of them); with 64 KiB each at depth 16 it is 1670 and 1289, nbdkit 1759, and for the
- * first GiB of a server that has just begun 1250, 886 and 821 (2 cores, ext4 on virtio, Linux 6.18, 2026-11-27).
+ * with this they were slower (0.85, four of them); with 64 KiB each at depth 16, 1 GiB by a server that has just begun, it is 1237,
+ * 1085 and 897 (2 cores, ext4 on virtio, Linux 6.18, 2026-11-27).
  */
 import type { DirectFile } from '../../native/binding.ts';
 import { call } from '../../native/call.ts';
