@@ -18,7 +18,7 @@ const AHEAD_SHARE = 1 / 4;
 
 /**
  * Where several handles read in turn: chunks ahead of each, as a share of what it read, and the longest reads that gain from them.
- * Clients that divide an image end where the next has begun: what was read ahead there is read twice, a twentieth at most.
+ * Clients that divide an image end where the next has begun: what was read ahead there is read twice.
  */
 const SHARED_CHUNKS_MAX = 2;
 const SHARED_AHEAD_SHARE = 1 / 24;
@@ -45,7 +45,7 @@ interface Stream {
   streakBytes: number;
   /** First byte that was read ahead. */
   aheadBegin: number;
-  /** First byte that was not yet; 0 when nothing was. */
+  /** First byte that was not yet; 0 when nothing was, and the stream is not among #aheadStreams. */
   aheadEnd: number;
   isDue: boolean;
 }
@@ -57,6 +57,8 @@ export class DirectReadAhead {
   readonly #eviction: Pick<CacheEviction, 'touchRead'>;
   readonly #fills = new Set<Promise<void>>();
   readonly #streams = new Map<object, Stream>();
+  /** Those with something ahead, few of what may be many: they are looked at for each read. */
+  readonly #aheadStreams = new Set<Stream>();
   #latestReader: object | undefined;
   #sharedAt = Number.NEGATIVE_INFINITY;
   #pausedAt = Number.NEGATIVE_INFINITY;
@@ -125,14 +127,14 @@ export class DirectReadAhead {
   /** A copy of what was read ahead, without waiting: true when all of the range was there. */
   take(buffer: Uint8Array, start: number, length: number, offset: number): boolean {
     return (
-      this.#isAnyAhead() &&
+      this.#aheadStreams.size > 0 &&
       this.#file.take_ahead(buffer, start, length, offset, this.#changeCount()) === length
     );
   }
 
   /** Some of the range was read ahead, or is being. */
   isAhead(offset: number, length: number): boolean {
-    for (const { aheadBegin, aheadEnd } of this.#streams.values()) {
+    for (const { aheadBegin, aheadEnd } of this.#aheadStreams) {
       if (offset < aheadEnd && offset + length > aheadBegin) {
         return true;
       }
@@ -142,28 +144,16 @@ export class DirectReadAhead {
 
   /** Lets go of what was read ahead. */
   forget(): void {
-    if (this.#isAnyAhead()) {
-      for (const stream of this.#streams.values()) {
-        stream.aheadEnd = 0;
-      }
-      this.#file.forget_ahead(0, Number.MAX_SAFE_INTEGER);
+    for (const stream of this.#aheadStreams) {
+      this.#forgetStream(stream);
     }
   }
 
   #forgetStream(stream: Stream): void {
-    if (stream.aheadEnd > 0) {
+    if (this.#aheadStreams.delete(stream)) {
       this.#file.forget_ahead(stream.aheadBegin, stream.aheadEnd);
       stream.aheadEnd = 0;
     }
-  }
-
-  #isAnyAhead(): boolean {
-    for (const { aheadEnd } of this.#streams.values()) {
-      if (aheadEnd > 0) {
-        return true;
-      }
-    }
-    return false;
   }
 
   #streamOf(reader: object): Stream {
@@ -199,6 +189,7 @@ export class DirectReadAhead {
       }
       if (stream.aheadEnd === 0) {
         stream.aheadBegin = chunk;
+        this.#aheadStreams.add(stream);
       }
       stream.aheadEnd = chunk + bytes;
     }
