@@ -53,6 +53,6 @@ class AttachedFile implements Plugin {
   async close(): Promise<void> {
     await this.#eviction?.drain();
     await this.#largeFolios?.settled();
-    this.#durability.close();
+    await this.#durability.close();
   }
 }

@@ -20,6 +20,12 @@ import {
 
 const MAIN = 0;
 
+/** Somebody who waits for a thread's calls. */
+interface Settling {
+  readonly thread: number;
+  readonly done: () => void;
+}
+
 export class FileThreads implements OtherThreads {
   readonly durability: Durability;
   /** To be handed to the threads. */
@@ -27,9 +33,9 @@ export class FileThreads implements OtherThreads {
   readonly channels: string = `nbd-serve-file-${randomUUID()}`;
 
   readonly #sweep: () => void;
-  /** By thread. */
-  readonly #links: ReadonlyMap<number, BroadcastChannel>;
-  readonly #settling = new Map<number, () => void>();
+  /** By thread, of those that have not left. */
+  readonly #links: Map<number, BroadcastChannel>;
+  readonly #settling = new Map<number, Settling>();
   #nextId = 0;
 
   /**
@@ -91,7 +97,7 @@ export class FileThreads implements OtherThreads {
     const id = this.#nextId;
     this.#nextId += 1;
     return new Promise((resolve) => {
-      this.#settling.set(id, resolve);
+      this.#settling.set(id, { thread, done: resolve });
       this.#tell(thread, { type: 'settle', id });
     });
   }
@@ -110,9 +116,24 @@ export class FileThreads implements OtherThreads {
         this.sweepOthers(thread);
         break;
       case 'settled':
-        this.#settling.get(message.id)?.();
+        this.#settling.get(message.id)?.done();
         this.#settling.delete(message.id);
         break;
+      case 'left':
+        this.#forget(thread);
+        break;
+    }
+  }
+
+  /** Its losses came before, and are latched: the channel keeps the order. A question that crossed its leaving has no answer. */
+  #forget(thread: number): void {
+    this.#links.get(thread)?.close();
+    this.#links.delete(thread);
+    for (const [id, settling] of this.#settling) {
+      if (settling.thread === thread) {
+        this.#settling.delete(id);
+        settling.done();
+      }
     }
   }
 

@@ -39,6 +39,7 @@ export class RemoteDurability implements FileDurability {
   readonly #watched = new Set<Promise<void>>();
   readonly #flushes = new Map<number, Flush>();
   #nextId = 0;
+  #isClosed = false;
 
   constructor({ words, channels, thread, sweep }: RemoteDurabilityOptions) {
     this.#words = words;
@@ -86,7 +87,11 @@ export class RemoteDurability implements FileDurability {
     return error;
   }
 
-  close(): void {
+  /** Once, when nobody uses it any more. Done when the main thread has been told of every loss, and that it is asked in vain. */
+  async close(): Promise<void> {
+    await Promise.all(this.#watched);
+    this.#tell({ type: 'left' });
+    this.#isClosed = true;
     this.#link.close();
   }
 
@@ -133,6 +138,8 @@ export class RemoteDurability implements FileDurability {
   }
 
   #tell(message: ToMain): void {
-    this.#link.postMessage(message);
+    if (!this.#isClosed) {
+      this.#link.postMessage(message);
+    }
   }
 }

@@ -54,7 +54,9 @@ export type ToMain =
   /** A FLUSH has succeeded: the others are to sweep the page cache, too. */
   | { readonly type: 'sweep' }
   /** The answer to `settle`. */
-  | { readonly type: 'settled'; readonly id: number };
+  | { readonly type: 'settled'; readonly id: number }
+  /** The thread is done with the file: it watches nothing more, and answers no more. */
+  | { readonly type: 'left' };
 
 export type ToThread =
   /** The answer to `flush`. */

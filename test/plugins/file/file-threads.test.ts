@@ -17,8 +17,8 @@ const RANGE = { offset: 4096, length: 8192 };
 
 const rigs: Rig[] = [];
 
-afterEach(() => {
-  for (const rig of rigs.splice(0)) rig.close();
+afterEach(async () => {
+  for (const rig of rigs.splice(0)) await rig.close();
 });
 
 class Rig {
@@ -31,6 +31,7 @@ class Rig {
   /** Ends of the fdatasyncs that run. */
   readonly syncs: ((result: number) => void)[] = [];
   syncCount = 0;
+  readonly #left = new Set<RemoteDurability>();
 
   constructor() {
     this.threads = new FileThreads(
@@ -70,10 +71,16 @@ class Rig {
     (await eventually('an fdatasync runs', () => this.syncs.shift()))(result);
   }
 
-  close(): void {
-    this.one.close();
-    this.other.close();
+  async close(): Promise<void> {
+    await Promise.all([this.one, this.other].map((thread) => this.leave(thread)));
     this.threads.close();
+  }
+
+  async leave(thread: RemoteDurability): Promise<void> {
+    if (!this.#left.has(thread)) {
+      this.#left.add(thread);
+      await thread.close();
+    }
   }
 }
 
@@ -249,4 +256,32 @@ test('a FLUSH in the main thread is one fdatasync, and covers calls of the other
   end(-ENOSPC);
   expect(await flush).toBe(ENOSPC);
   expect(rig.syncCount).toBe(1);
+});
+
+test('a FLUSH does not wait for the answer of a thread that leaves meanwhile', async () => {
+  const rig = new Rig();
+  const end = watch(rig.one);
+  const flush = outcome(rig.threads.durability.flush());
+  await rig.sync(0);
+  end(0);
+  // Before the question has come.
+  await rig.leave(rig.one);
+  expect(await flush).toBe(0);
+  // Nor is it asked again.
+  Atomics.store(rig.threads.words, unsettledWord(1), 1);
+  const later = outcome(rig.threads.durability.flush());
+  await rig.sync(0);
+  expect(await later).toBe(0);
+});
+
+test('a loss that a thread tells as it leaves fails the FLUSH that has asked it', async () => {
+  const rig = new Rig();
+  const end = watch(rig.one);
+  const flush = outcome(rig.threads.durability.flush());
+  await rig.sync(0);
+  const left = rig.leave(rig.one);
+  end(-ENOSPC);
+  await left;
+  expect(await flush).toBe(ENOSPC);
+  expect(rig.unsettled(1)).toBe(0);
 });
