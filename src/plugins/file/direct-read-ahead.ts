@@ -27,7 +27,10 @@ const SHARED_LENGTH_MAX = 128 * 1024;
 /** Chunks for which there is room (kChunkCountMax), ahead of all handles and being copied: a share is never taken by another. */
 const ROOM_CHUNKS = 16;
 
-/** Milliseconds for which nothing is read ahead after a change of the file, and handles that read in turn count as several. */
+/** Behind the latest read: what is so close may be for requests that are still under way. */
+const PASSED_BYTES = ROOM_CHUNKS * CHUNK_BYTES;
+
+/** Milliseconds for which nothing is read ahead after a change of the file, or into the page cache, and handles that read in turn count as several. */
 const PAUSE_MS = 1000;
 
 export interface DirectReadAheadOptions {
@@ -132,10 +135,10 @@ export class DirectReadAhead {
     );
   }
 
-  /** Some of the range was read ahead, or is being. */
+  /** Some of the range was read ahead, or is being; of what the readers have long passed nothing is left. */
   isAhead(offset: number, length: number): boolean {
-    for (const { aheadBegin, aheadEnd } of this.#aheadStreams) {
-      if (offset < aheadEnd && offset + length > aheadBegin) {
+    for (const { aheadBegin, aheadEnd, nextOffset } of this.#aheadStreams) {
+      if (offset < aheadEnd && offset + length > Math.max(aheadBegin, nextOffset - PASSED_BYTES)) {
         return true;
       }
     }
@@ -213,8 +216,8 @@ export class DirectReadAhead {
       this.#fills.delete(fill);
       if (cachedPages > 0) {
         this.#eviction.touchRead(chunk, length);
-        // Not past the cache: then it is of no use.
-        this.#pausedAt = Number.POSITIVE_INFINITY;
+        // By another client at that moment, or by a file system that reads so in its own way, every time: of no use then.
+        this.#pausedAt = performance.now();
       }
     });
     this.#fills.add(fill);

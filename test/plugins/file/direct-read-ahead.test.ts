@@ -121,6 +121,17 @@ test('it knows what is ahead, until it is forgotten', async () => {
   expect(isAhead()).toEqual([false, false, false, false]);
 });
 
+test('what a reader has long passed is ahead of nobody', async () => {
+  const { readAhead, inOrder } = rig();
+  const reader = {};
+  let end = 0;
+  while (end < 200 * MiB) end = await inOrder(reader, end, 8);
+  const isAhead = (offset: number): boolean => readAhead.isAhead(offset, 4096);
+  expect([isAhead(100 * MiB), isAhead(end - 33 * MiB)]).toEqual([false, false]);
+  // Its latest requests may still be under way.
+  expect([isAhead(end - 31 * MiB), isAhead(end - 4096), isAhead(end + 15 * MiB)]).toEqual([true, true, true]);
+});
+
 describe('a reader', () => {
   beforeEach(() => {
     vi.useFakeTimers({ toFake: ['performance'] });
@@ -250,16 +261,20 @@ describe('nothing is read ahead', () => {
     expect(file.asked.at(-1)?.[2]).toBe(8);
   });
 
-  test('any more where it was left in the page cache, which is told to leave', async () => {
+  test('for a second after it was left in the page cache, which is told to leave', async () => {
     const { file, touched, inOrder } = rig();
     const reader = {};
     file.cachedPages = 512;
-    const end = await inOrder(reader, 0, 64);
+    let end = await inOrder(reader, 0, 64);
     await new Promise((resolve) => void setImmediate(resolve));
     expect(touched).toEqual(asked(file));
-    vi.advanceTimersByTime(100_000);
-    await inOrder(reader, end, 64);
+    vi.advanceTimersByTime(999);
+    end = await inOrder(reader, end, 8);
     expect(file.asked.length).toBe(8);
+    file.cachedPages = 0;
+    vi.advanceTimersByTime(1);
+    await inOrder(reader, end, 1);
+    expect(file.asked.length).toBe(13);
   });
 });
 
