@@ -15,6 +15,7 @@ import { type ListeningSocket, type ListenOptions, openListeners } from './liste
 import { loadTls, reloadOnHangup } from './load-tls.ts';
 import { openLog } from './logging.ts';
 import { openStatusServer } from './metrics-options.ts';
+import { optimizeEarly } from './optimize-early.ts';
 import { PidFile } from './pid-file.ts';
 import { commandVariables, type RunningCommand, runCommand } from './run-command.ts';
 import { ServiceManager } from './service-manager.ts';
@@ -143,6 +144,7 @@ async function run(surroundings: Surroundings, openExports: OpenExports, about: 
     threadCount: threadCountOf(options),
     onLastLeft: options.exitLast ? () => stop.request('the last client has left') : undefined,
   });
+  optimizeEarly();
   for (const { fd } of sockets) {
     server.listen(fd);
   }
