@@ -2,27 +2,36 @@
  * What cache=none leaves in the page cache, and what it costs: nbd-serve beside nbdkit and qemu-nbd in one run,
  * interleaved. Each run starts with the image evicted and a fresh server, and ends two seconds after the client
  * has gone, while the server still runs. Prints a Markdown table of medians, and JSON with --json.
- *
- *   npm run bench:residency [-- --quick] [-- --json]
+ * `npm run bench:residency -- --help`.
  */
 
 import { randomFillSync } from 'node:crypto';
 import { closeSync, openSync, readFileSync, statfsSync, statSync, writeSync } from 'node:fs';
 import { arch, cpus, release } from 'node:os';
 import { setTimeout as delay } from 'node:timers/promises';
+import { Command } from '@commander-js/extra-typings';
+import { sizeBetween } from '../../src/cli/argument-parsers.ts';
 import { native } from '../../src/native/binding.ts';
 import { call } from '../../src/native/call.ts';
 import { POSIX_FADV_DONTNEED } from '../../src/native/constants.ts';
-import { run } from '../support/command.ts';
+import { run as runCommand } from '../support/command.ts';
 import { temporaryDirectory } from '../support/temporary-directory.ts';
 import { type Cache, NBDKIT, nbdServe, type Peer, QEMU_NBD } from './peers.ts';
 import { RunningPeer } from './running-peer.ts';
 import { median, table } from './statistics.ts';
+import { reportFailure, stopSignal } from './stop.ts';
 
 const MIB = 1024 * 1024;
-const IMAGE_BYTES = 1024 * MIB;
 const SAMPLE_MS = 5;
 const IDLE_MS = 2000;
+
+const program = new Command('npm run bench:residency --')
+  .description('Measures what nbd-serve, nbdkit and qemu-nbd leave in the page cache, and what it costs.')
+  .option('--quick', 'one run of each in place of three', false)
+  .option('--size <size>', 'of the image', sizeBetween(64 * MIB), 1024 * MIB)
+  .option('--json', 'print all figures as JSON', false);
+
+const { quick, json, size: IMAGE_BYTES } = program.parse().opts();
 
 interface Candidate {
   readonly name: string;
@@ -161,9 +170,9 @@ async function evict(fd: number): Promise<void> {
 async function measure(
   { peer, cache }: Candidate,
   workload: Workload,
-  folder: string,
-  files: Files,
+  { folder, signal, ...files }: Conditions,
 ): Promise<Figures> {
+  signal.throwIfAborted();
   await evict(files.imageFd);
   let peakBytes = 0;
   let isSampling = true;
@@ -190,10 +199,10 @@ async function measure(
   }
   const readBefore = diskReadBytes(files.image);
   const begin = performance.now();
-  await run(workload.client(server.uri, files.source));
+  await run(workload.client(server.uri, files.source), signal);
   const seconds = (performance.now() - begin) / 1000;
   const readAfter = diskReadBytes(files.image);
-  await delay(IDLE_MS);
+  await delay(IDLE_MS, undefined, { signal });
   isSampling = false;
   await sampling;
   return {
@@ -204,7 +213,24 @@ async function measure(
   };
 }
 
-interface Files {
+/** A client, which an abort of the signal ends. */
+async function run(command: readonly [string, ...string[]], signal: AbortSignal): Promise<void> {
+  let kill = (): void => {};
+  try {
+    await runCommand(command, {
+      started: (child) => {
+        kill = () => void child.kill();
+        signal.addEventListener('abort', kill);
+      },
+    });
+  } finally {
+    signal.removeEventListener('abort', kill);
+  }
+}
+
+interface Conditions {
+  readonly folder: string;
+  readonly signal: AbortSignal;
   readonly image: string;
   readonly imageFd: number;
   /** What is copied in; it stays in the page cache. */
@@ -221,24 +247,25 @@ function fill(path: string): number {
   return fd;
 }
 
-async function main(words: readonly string[]): Promise<void> {
-  const repeats = words.includes('--quick') ? 1 : 3;
+async function main(signal: AbortSignal): Promise<void> {
+  const repeats = quick ? 1 : 3;
   await using folder = await temporaryDirectory();
-  const files = { image: folder.file('image'), source: folder.file('source'), imageFd: -1 };
-  closeSync(fill(files.source));
-  files.imageFd = fill(files.image);
+  const [image, source] = [folder.file('image'), folder.file('source')];
+  closeSync(fill(source));
+  const imageFd = fill(image);
+  const conditions = { folder: folder.path, signal, image, source, imageFd };
   const results = new Map<string, Figures[]>();
   for (let repeat = 0; repeat < repeats; repeat += 1) {
     for (const workload of WORKLOADS) {
       for (const candidate of CANDIDATES) {
-        const figures = await measure(candidate, workload, folder.path, files);
+        const figures = await measure(candidate, workload, conditions);
         const key = `${workload.name}\n${candidate.name}`;
         results.set(key, [...(results.get(key) ?? []), figures]);
         process.stderr.write(`${repeat + 1}/${repeats} ${workload.name}: ${candidate.name}\n`);
       }
     }
   }
-  closeSync(files.imageFd);
+  closeSync(imageFd);
   const medians = WORKLOADS.flatMap((workload) =>
     CANDIDATES.map((candidate) => {
       const runs = results.get(`${workload.name}\n${candidate.name}`) ?? [];
@@ -256,7 +283,7 @@ async function main(words: readonly string[]): Promise<void> {
   );
   const machine = `${cpus().length} x ${cpus()[0]?.model.trim()}, Linux ${release()} ${arch()}, Node ${process.version}`;
   const { type } = statfsSync(folder.path);
-  if (words.includes('--json')) {
+  if (json) {
     process.stdout.write(`${JSON.stringify({ machine, fileSystem: type, repeats, medians }, null, 2)}\n`);
     return;
   }
@@ -274,4 +301,8 @@ async function main(words: readonly string[]): Promise<void> {
   );
 }
 
-await main(process.argv.slice(2));
+try {
+  await main(stopSignal());
+} catch (error) {
+  reportFailure(error);
+}

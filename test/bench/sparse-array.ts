@@ -2,14 +2,14 @@
  * The sparse array of the memory plugin, without the network: four threads straight on it, in mixes of reads,
  * writes and trims. How threads are kept apart is what differs: a mutex, a reader-writer lock with restart, a
  * lock for each table with unlocked reads, and the pins that the plugin has. Runs are interleaved; prints a
- * Markdown table of medians, the ratios to the mutex being medians of the ratios of each repeat, or JSON.
- *
- *   npm run bench:sparse-array [-- --quick] [-- --json]
+ * Markdown table of medians, the ratios to the mutex being medians of the ratios of each repeat, or JSON:
+ * `npm run bench:sparse-array -- --help`.
  */
 import { once } from 'node:events';
 import { cpus } from 'node:os';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Worker } from 'node:worker_threads';
+import { Command } from '@commander-js/extra-typings';
 import { typescriptWorker } from '../support/typescript-worker.ts';
 import { attachScheme, createScheme, SCHEMES } from './sparse-array/schemes.ts';
 import type { Run, WorkerSetup } from './sparse-array/worker.ts';
@@ -64,8 +64,12 @@ class Threads {
   }
 }
 
-async function main(words: readonly string[]): Promise<void> {
-  const isQuick = words.includes('--quick');
+const program = new Command('npm run bench:sparse-array --')
+  .description('Measures the locks of the RAM disk, below the network.')
+  .option('--quick', 'a few short runs', false)
+  .option('--json', 'print all figures as JSON', false);
+
+async function main({ quick: isQuick, json }: ReturnType<typeof program.opts>): Promise<void> {
   const repeats = isQuick ? 2 : 9;
   const milliseconds = isQuick ? 100 : 300;
   const schemes = SCHEMES.map((scheme) => createScheme(scheme, SIZE));
@@ -107,7 +111,7 @@ async function main(words: readonly string[]): Promise<void> {
     }),
   );
   const machine = `${cpus().length} x ${cpus()[0]?.model.trim()}, Node ${process.version}, ${THREAD_COUNT} threads`;
-  if (words.includes('--json')) {
+  if (json) {
     process.stdout.write(`${JSON.stringify({ machine, repeats, milliseconds, results }, null, 2)}\n`);
     return;
   }
@@ -122,4 +126,4 @@ async function main(words: readonly string[]): Promise<void> {
   process.stdout.write(`${table(['read/write/trim', 'block', 'scheme', 'k/s', 'to mutex'], rows)}\n`);
 }
 
-await main(process.argv.slice(2));
+await main(program.parse().opts());

@@ -1,9 +1,7 @@
 /**
  * What `--threads 2` gains over one thread: cached reads over TCP, in interleaved pairs, with a client that leaves
  * the processors to the server (discard-reads.py). As root, server and client run with a real-time priority, so that
- * other work on the machine does not count.
- *
- *   npm run bench:threads [pairs]
+ * other work on the machine does not count. `npm run bench:threads -- --help`.
  */
 import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -12,6 +10,8 @@ import { cpus } from 'node:os';
 import { resolve } from 'node:path';
 import { createInterface } from 'node:readline';
 import { promisify } from 'node:util';
+import { Command } from '@commander-js/extra-typings';
+import { integerBetween } from '../../src/cli/argument-parsers.ts';
 import { createFullImage } from '../support/image.ts';
 import { PYTHON } from '../support/python.ts';
 import { MiB } from '../support/storage.ts';
@@ -57,7 +57,10 @@ async function throughput(
   }
 }
 
-const pairCount = Number(process.argv[2] ?? 5);
+const [pairCount] = new Command('npm run bench:threads --')
+  .description('Measures what a second thread gains.')
+  .argument('[pairs]', 'runs with one thread and with two', integerBetween(1, 1000), 5)
+  .parse().processedArgs;
 await using directory = await temporaryDirectory();
 const image = directory.file('disk.img');
 await createFullImage(image, SIZE);

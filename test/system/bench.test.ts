@@ -43,20 +43,21 @@ test('the benchmark measures every server of a cell and writes what it prints', 
   expect(await readFile(directory.file('charts/file-default-unix.svg'), 'utf8')).toMatch(/^<svg /);
 });
 
-test('an interrupted benchmark leaves nothing running and no files', async () => {
+test.each([
+  ['bench', ['--filter', '^file-default-unix/4k-read', '--size', '16M'], '4k-read-d1-c1'],
+  ['residency', ['--size', '64M'], 'nbdcopy in'],
+])('an interrupted benchmark leaves nothing running and no files: %s', async (name, options, begun) => {
   // What it leaves, this file's own clean-up finds and reports.
-  const { code, stderr } = await attempt(
-    [...BENCH, '--filter', '^file-default-unix/4k-read', '--size', '16M'],
-    {
-      started: (child) => {
-        child.stderr?.on('data', (text: Buffer) => {
-          if (text.includes('4k-read-d1-c1')) {
-            child.kill('SIGINT');
-          }
-        });
-      },
+  const script = `test/bench/${name}.ts`;
+  const { code, stderr } = await attempt([process.execPath, '--import', 'tsx', script, ...options], {
+    started: (child) => {
+      child.stderr?.on('data', (text: Buffer) => {
+        if (text.includes(begun)) {
+          child.kill('SIGINT');
+        }
+      });
     },
-  );
+  });
   expect(code).toBe(130);
   expect(stderr).toContain('Stopped by SIGINT');
 });
