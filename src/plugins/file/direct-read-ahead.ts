@@ -16,13 +16,12 @@ const AHEAD_CHUNKS_MAX = 8;
 /** So much of what was read in order is read ahead, so that one who goes elsewhere has cost the disk little. */
 const AHEAD_SHARE = 1 / 4;
 
-/**
- * Where several handles read in turn: chunks ahead of each, as a share of what it read, and the longest reads that gain from them.
- * Clients that divide an image end where the next has begun: what was read ahead there is read twice.
- */
-const SHARED_CHUNKS_MAX = 2;
-const SHARED_AHEAD_SHARE = 1 / 24;
+/** Where several handles read in turn: chunks ahead of each, at most, and the longest reads that gain from them. */
+const SHARED_CHUNKS_MAX = 3;
 const SHARED_LENGTH_MAX = 128 * 1024;
+
+/** Reads in order of handles that are gone or went elsewhere whose beginnings are remembered, the latest ones. */
+const PAST_COUNT_MAX = 16;
 
 /** Chunks for which there is room (kChunkCountMax), ahead of all handles and being copied: a share is never taken by another. */
 const ROOM_CHUNKS = 16;
@@ -62,6 +61,8 @@ export class DirectReadAhead {
   readonly #streams = new Map<object, Stream>();
   /** Those with something ahead, few of what may be many: they are looked at for each read. */
   readonly #aheadStreams = new Set<Stream>();
+  /** Where reads in order began that have ended. */
+  readonly #pastBegins: number[] = [];
   #latestReader: object | undefined;
   #sharedAt = Number.NEGATIVE_INFINITY;
   #pausedAt = Number.NEGATIVE_INFINITY;
@@ -100,8 +101,7 @@ export class DirectReadAhead {
     }
     const stream = this.#streamOf(reader);
     if (offset !== stream.nextOffset) {
-      stream.streakBytes = 0;
-      this.#forgetStream(stream);
+      this.#endStreak(stream);
     }
     stream.nextOffset = offset + length;
     stream.streakBytes += length;
@@ -119,7 +119,7 @@ export class DirectReadAhead {
   left(reader: object): void {
     const stream = this.#streams.get(reader);
     if (stream !== undefined) {
-      this.#forgetStream(stream);
+      this.#endStreak(stream);
       this.#streams.delete(reader);
     }
     if (reader === this.#latestReader) {
@@ -152,6 +152,16 @@ export class DirectReadAhead {
     }
   }
 
+  #endStreak(stream: Stream): void {
+    const begin = streakBegin(stream);
+    if (begin !== undefined) {
+      this.#pastBegins.push(begin);
+      this.#pastBegins.splice(0, this.#pastBegins.length - PAST_COUNT_MAX);
+    }
+    stream.streakBytes = 0;
+    this.#forgetStream(stream);
+  }
+
   #forgetStream(stream: Stream): void {
     if (this.#aheadStreams.delete(stream)) {
       this.#file.forget_ahead(stream.aheadBegin, stream.aheadEnd);
@@ -180,11 +190,11 @@ export class DirectReadAhead {
       return;
     }
     const isShared = now - this.#sharedAt < PAUSE_MS;
-    const share = isShared ? SHARED_AHEAD_SHARE : AHEAD_SHARE;
     const countMax = isShared ? this.#sharedCountMax(length) : AHEAD_CHUNKS_MAX;
-    const count = Math.min(Math.floor((stream.streakBytes * share) / CHUNK_BYTES), countMax);
+    const count = Math.min(Math.floor((stream.streakBytes * AHEAD_SHARE) / CHUNK_BYTES), countMax);
     const begin = Math.ceil(stream.nextOffset / CHUNK_BYTES) * CHUNK_BYTES;
-    const end = Math.min(begin + count * CHUNK_BYTES, this.#size);
+    const border = isShared ? this.#border(stream) : this.#size;
+    const end = Math.min(begin + count * CHUNK_BYTES, border);
     for (let chunk = Math.max(begin, stream.aheadEnd); chunk < end; chunk += CHUNK_BYTES) {
       const bytes = Math.min(CHUNK_BYTES, this.#size - chunk);
       if (!this.#fill(chunk, bytes)) {
@@ -196,6 +206,21 @@ export class DirectReadAhead {
       }
       stream.aheadEnd = chunk + bytes;
     }
+  }
+
+  /**
+   * Where another one has begun to read, or the end of the file: clients that divide an image end there, and what was read
+   * ahead would be read twice. To a border of chunks; the rest is left to the reads themselves.
+   */
+  #border(stream: Stream): number {
+    let border = this.#size;
+    const others = [...this.#streams.values()].filter((other) => other !== stream).map(streakBegin);
+    for (const begin of [...others, ...this.#pastBegins]) {
+      if (begin !== undefined && begin >= stream.nextOffset && begin < border) {
+        border = Math.floor(begin / CHUNK_BYTES) * CHUNK_BYTES;
+      }
+    }
+    return border;
   }
 
   #sharedCountMax(length: number): number {
@@ -223,4 +248,9 @@ export class DirectReadAhead {
     this.#fills.add(fill);
     return isRoom;
   }
+}
+
+/** Undefined for reads that are too short to tell anything. */
+function streakBegin({ nextOffset, streakBytes }: Stream): number | undefined {
+  return streakBytes >= CHUNK_BYTES ? nextOffset - streakBytes : undefined;
 }

@@ -170,7 +170,7 @@ describe('a reader', () => {
     expect(file.asked.length).toBeGreaterThan(8);
   });
 
-  test('who is not the only one has two chunks read ahead for reads of up to 128 KiB', async () => {
+  test('who is not the only one has three chunks read ahead for reads of up to 128 KiB', async () => {
     const { file, readAhead, inOrder } = rig();
     const readers = [{}, {}, {}];
     for (let round = 0; round < 120; round += 1) {
@@ -178,13 +178,13 @@ describe('a reader', () => {
         await inOrder(reader, index * 256 * MiB + round * MiB, 16, 64 * KiB);
       }
     }
-    // From 48 MiB on one, from 96 MiB on two.
-    const chunks = Array.from({ length: 38 }, (_, index) => 48 + 2 * index);
+    // From 8 MiB on one, from 16 MiB on two, from 24 MiB on three.
+    const chunks = Array.from({ length: 59 }, (_, index) => 8 + 2 * index);
     for (const index of readers.keys()) {
       const ahead = asked(file).filter((chunk) => Math.floor(chunk / 256) === index);
       expect(ahead.map((chunk) => chunk % 256)).toEqual(chunks);
-      expect(readAhead.isAhead((index * 256 + 122) * MiB, 64 * KiB)).toBe(true);
-      expect(readAhead.isAhead((index * 256 + 124) * MiB, 64 * KiB)).toBe(false);
+      expect(readAhead.isAhead((index * 256 + 124) * MiB, 64 * KiB)).toBe(true);
+      expect(readAhead.isAhead((index * 256 + 126) * MiB, 64 * KiB)).toBe(false);
     }
   });
 
@@ -208,6 +208,35 @@ describe('a reader', () => {
     }
   });
 
+  test.each(['reads on', 'went elsewhere', 'has left'])(
+    'nothing is read ahead where another has begun, whether that one %s',
+    async (state) => {
+      const { file, readAhead, inOrder } = rig();
+      const [one, other] = [{}, {}];
+      for (let round = 0; round < 40; round += 1) {
+        await inOrder(one, round * MiB, 16, 64 * KiB);
+        await inOrder(other, 64 * MiB + 64 * KiB + round * MiB, 16, 64 * KiB);
+      }
+      if (state === 'went elsewhere') await inOrder(other, 512 * MiB, 16, 64 * KiB);
+      if (state === 'has left') readAhead.left(other);
+      for (let round = 40; round < 64; round += 1) await inOrder(one, round * MiB, 16, 64 * KiB);
+      const ahead = asked(file).filter((chunk) => chunk < 66);
+      expect(ahead).toEqual(Array.from({ length: 28 }, (_, index) => 8 + 2 * index));
+    },
+  );
+
+  test('who begins where another has long been is no border', async () => {
+    const { file, inOrder } = rig();
+    const [one, other, third] = [{}, {}, {}];
+    for (let round = 0; round < 40; round += 1) {
+      await inOrder(one, round * MiB, 16, 64 * KiB);
+      // Behind, and too short to be a reader in order.
+      await inOrder(other, round * MiB, 16, 64 * KiB);
+      await inOrder(third, (round + 3) * MiB, 1, 64 * KiB);
+    }
+    expect(asked(file).at(-1)).toBe(44);
+  });
+
   test('who goes elsewhere or leaves takes nothing from another', async () => {
     const { file, readAhead, inOrder } = rig();
     const [one, other] = [{}, {}];
@@ -221,7 +250,7 @@ describe('a reader', () => {
     readAhead.left(other);
     expect(file.forgotten).toEqual([
       [100, 116],
-      [612, 616],
+      [612, 618],
     ]);
     expect(readAhead.take(new Uint8Array(0), 0, 64 * KiB, 612 * MiB)).toBe(false);
     expect(file.taken).toBe(0);
