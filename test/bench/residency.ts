@@ -9,7 +9,7 @@ import { randomFillSync } from 'node:crypto';
 import { closeSync, openSync, readFileSync, statfsSync, statSync, writeSync } from 'node:fs';
 import { arch, cpus, release } from 'node:os';
 import { setTimeout as delay } from 'node:timers/promises';
-import { Command } from '@commander-js/extra-typings';
+import { Command, InvalidArgumentError } from '@commander-js/extra-typings';
 import { sizeBetween } from '../../src/cli/argument-parsers.ts';
 import { native } from '../../src/native/binding.ts';
 import { call } from '../../src/native/call.ts';
@@ -25,10 +25,21 @@ const MIB = 1024 * 1024;
 const SAMPLE_MS = 5;
 const IDLE_MS = 2000;
 
+/** The image is filled by so much at a time. */
+const BLOCK_BYTES = 4 * MIB;
+
+function imageSize(text: string): number {
+  const size = sizeBetween(64 * MIB)(text);
+  if (size % BLOCK_BYTES !== 0) {
+    throw new InvalidArgumentError('Give a multiple of 4 MiB.');
+  }
+  return size;
+}
+
 const program = new Command('npm run bench:residency --')
   .description('Measures what nbd-serve, nbdkit and qemu-nbd leave in the page cache, and what it costs.')
   .option('--quick', 'one run of each in place of three', false)
-  .option('--size <size>', 'of the image', sizeBetween(64 * MIB), 1024 * MIB)
+  .option('--size <size>', 'of the image', imageSize, 1024 * MIB)
   .option('--json', 'print all figures as JSON', false);
 
 const { quick, json, size: IMAGE_BYTES } = program.parse().opts();
@@ -167,6 +178,29 @@ async function evict(fd: number): Promise<void> {
   }
 }
 
+/** The most that was resident at a time, until it is disposed of. */
+class PeakResidency implements AsyncDisposable {
+  bytes = 0;
+  #isSampling = true;
+  readonly #sampling: Promise<void>;
+
+  constructor(fd: number) {
+    this.#sampling = this.#sample(fd);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#isSampling = false;
+    await this.#sampling;
+  }
+
+  async #sample(fd: number): Promise<void> {
+    while (this.#isSampling) {
+      this.bytes = Math.max(this.bytes, await residentBytes(fd));
+      await delay(SAMPLE_MS);
+    }
+  }
+}
+
 async function measure(
   { peer, cache }: Candidate,
   workload: Workload,
@@ -174,14 +208,7 @@ async function measure(
 ): Promise<Figures> {
   signal.throwIfAborted();
   await evict(files.imageFd);
-  let peakBytes = 0;
-  let isSampling = true;
-  const sampling = (async () => {
-    while (isSampling) {
-      peakBytes = Math.max(peakBytes, await residentBytes(files.imageFd));
-      await delay(SAMPLE_MS);
-    }
-  })();
+  await using peak = new PeakResidency(files.imageFd);
   await using server = await RunningPeer.start(
     peer,
     {
@@ -197,17 +224,16 @@ async function measure(
   if (server === undefined) {
     throw new Error(`${peer.name} has no cache=${cache}`);
   }
+  signal.throwIfAborted();
   const readBefore = diskReadBytes(files.image);
   const begin = performance.now();
   await run(workload.client(server.uri, files.source), signal);
   const seconds = (performance.now() - begin) / 1000;
   const readAfter = diskReadBytes(files.image);
   await delay(IDLE_MS, undefined, { signal });
-  isSampling = false;
-  await sampling;
   return {
     megabytesPerSecond: workload.bytes / MIB / seconds,
-    peakBytes,
+    peakBytes: peak.bytes,
     leftBytes: await residentBytes(files.imageFd),
     diskReads: (readAfter - readBefore) / workload.bytes,
   };
@@ -239,7 +265,7 @@ interface Conditions {
 
 function fill(path: string): number {
   const fd = openSync(path, 'w+');
-  const block = Buffer.alloc(4 * MIB);
+  const block = Buffer.alloc(BLOCK_BYTES);
   for (let written = 0; written < IMAGE_BYTES; written += block.length) {
     randomFillSync(block);
     writeSync(fd, block);
@@ -301,8 +327,9 @@ async function main(signal: AbortSignal): Promise<void> {
   );
 }
 
+const signal = stopSignal();
 try {
-  await main(stopSignal());
+  await main(signal);
 } catch (error) {
-  reportFailure(error);
+  reportFailure(signal.aborted ? signal.reason : error);
 }

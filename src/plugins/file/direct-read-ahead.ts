@@ -2,8 +2,8 @@
  * `--cache none`: long reads in order are read ahead past the page cache (native/ahead_chunks.h), of a regular file that one
  * thread serves. One client, depth 8, MiB/s with and without, and of nbdkit's cache=none, which has the kernel's read-ahead:
  * 256 KiB 1950, 1130 and 1520, 1 MiB 1700, 1340 and 1600. Several clients with reads as long keep the disk busy between them, and
- * with this they were slower (0.85, four of them); with 64 KiB each at depth 16, 1 GiB by a server that has just begun, it is 1237,
- * 1085 and 897 (2 cores, ext4 on virtio, Linux 6.18, 2026-11-27).
+ * with this they were slower (0.85, four of them); with 64 KiB each at depth 16, 1 GiB by a server that has just begun, it is 1223,
+ * 1085 and 842 (2 cores, ext4 on virtio, Linux 6.18, 2026-11-27).
  */
 import type { DirectFile } from '../../native/binding.ts';
 import { call } from '../../native/call.ts';
@@ -122,6 +122,9 @@ export class DirectReadAhead {
       this.#endStreak(stream);
       this.#streams.delete(reader);
     }
+    if (this.#streams.size === 0) {
+      this.#pastBegins.length = 0;
+    }
     if (reader === this.#latestReader) {
       this.#latestReader = undefined;
     }
@@ -135,10 +138,10 @@ export class DirectReadAhead {
     );
   }
 
-  /** Some of the range was read ahead, or is being; of what the readers have long passed nothing is left. */
+  /** Some of the range was read ahead, or is being. */
   isAhead(offset: number, length: number): boolean {
-    for (const { aheadBegin, aheadEnd, nextOffset } of this.#aheadStreams) {
-      if (offset < aheadEnd && offset + length > Math.max(aheadBegin, nextOffset - PASSED_BYTES)) {
+    for (const stream of this.#aheadStreams) {
+      if (offset < stream.aheadEnd && offset + length > aheadBegin(stream)) {
         return true;
       }
     }
@@ -154,7 +157,7 @@ export class DirectReadAhead {
 
   #endStreak(stream: Stream): void {
     const begin = streakBegin(stream);
-    if (begin !== undefined) {
+    if (begin !== undefined && !this.#pastBegins.includes(begin)) {
       this.#pastBegins.push(begin);
       this.#pastBegins.splice(0, this.#pastBegins.length - PAST_COUNT_MAX);
     }
@@ -164,7 +167,7 @@ export class DirectReadAhead {
 
   #forgetStream(stream: Stream): void {
     if (this.#aheadStreams.delete(stream)) {
-      this.#file.forget_ahead(stream.aheadBegin, stream.aheadEnd);
+      this.#file.forget_ahead(aheadBegin(stream), stream.aheadEnd);
       stream.aheadEnd = 0;
     }
   }
@@ -192,6 +195,9 @@ export class DirectReadAhead {
     const isShared = now - this.#sharedAt < PAUSE_MS;
     const countMax = isShared ? this.#sharedCountMax(length) : AHEAD_CHUNKS_MAX;
     const count = Math.min(Math.floor((stream.streakBytes * AHEAD_SHARE) / CHUNK_BYTES), countMax);
+    if (count === 0) {
+      return;
+    }
     const begin = Math.ceil(stream.nextOffset / CHUNK_BYTES) * CHUNK_BYTES;
     const border = isShared ? this.#border(stream) : this.#size;
     const end = Math.min(begin + count * CHUNK_BYTES, border);
@@ -248,6 +254,11 @@ export class DirectReadAhead {
     this.#fills.add(fill);
     return isRoom;
   }
+}
+
+/** First byte that was read ahead and may not be taken yet: of what the reader has long passed nothing is left that is its own. */
+function aheadBegin(stream: Stream): number {
+  return Math.max(stream.aheadBegin, stream.nextOffset - PASSED_BYTES);
 }
 
 /** Undefined for reads that are too short to tell anything. */

@@ -89,7 +89,9 @@ export class RemoteDurability implements FileDurability {
 
   /** Once, when nobody uses it any more. Done when the main thread has been told of every loss, and that it is asked in vain. */
   async close(): Promise<void> {
-    await Promise.all(this.#watched);
+    while (this.#watched.size > 0) {
+      await Promise.all(this.#watched);
+    }
     this.#tell({ type: 'left' });
     this.#isClosed = true;
     this.#link.close();
@@ -133,13 +135,13 @@ export class RemoteDurability implements FileDurability {
 
   async #settle(id: number): Promise<void> {
     await Promise.all(this.#watched);
-    // Behind the losses that those calls have told: the channel keeps the order.
-    this.#tell({ type: 'settled', id });
+    // Else `left` has answered. Behind the losses that those calls have told: the channel keeps the order.
+    if (!this.#isClosed) {
+      this.#tell({ type: 'settled', id });
+    }
   }
 
   #tell(message: ToMain): void {
-    if (!this.#isClosed) {
-      this.#link.postMessage(message);
-    }
+    this.#link.postMessage(message);
   }
 }

@@ -256,6 +256,16 @@ describe('a reader', () => {
     expect(file.taken).toBe(0);
   });
 
+  test('who leaves takes nothing of what another has ahead where it has long passed itself', async () => {
+    const { file, readAhead, inOrder } = rig();
+    const [one, other] = [{}, {}];
+    for (let offset = 0; offset < 200 * MiB; offset += 8 * MiB) await inOrder(one, offset, 128, 64 * KiB);
+    await inOrder(other, 0, 1600, 64 * KiB);
+    readAhead.left(one);
+    expect(file.forgotten).toEqual([[200 - 32, 216]]);
+    expect(readAhead.isAhead(101 * MiB, 64 * KiB)).toBe(true);
+  });
+
   test('who has left is nobody to share with, and leaves nothing behind', async () => {
     const { file, readAhead, inOrder } = rig();
     const [one, other] = [{}, {}];
