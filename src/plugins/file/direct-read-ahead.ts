@@ -141,7 +141,7 @@ export class DirectReadAhead {
   /** Some of the range was read ahead, or is being. */
   isAhead(offset: number, length: number): boolean {
     for (const stream of this.#aheadStreams) {
-      if (offset < stream.aheadEnd && offset + length > aheadBegin(stream)) {
+      if (offset < stream.aheadEnd && offset + length > untakenBegin(stream)) {
         return true;
       }
     }
@@ -167,7 +167,7 @@ export class DirectReadAhead {
 
   #forgetStream(stream: Stream): void {
     if (this.#aheadStreams.delete(stream)) {
-      this.#file.forget_ahead(aheadBegin(stream), stream.aheadEnd);
+      this.#file.forget_ahead(untakenBegin(stream), stream.aheadEnd);
       stream.aheadEnd = 0;
     }
   }
@@ -257,7 +257,7 @@ export class DirectReadAhead {
 }
 
 /** First byte that was read ahead and may not be taken yet: of what the reader has long passed nothing is left that is its own. */
-function aheadBegin(stream: Stream): number {
+function untakenBegin(stream: Stream): number {
   return Math.max(stream.aheadBegin, stream.nextOffset - PASSED_BYTES);
 }
 

@@ -5,6 +5,7 @@
  */
 import { randomUUID } from 'node:crypto';
 import { BroadcastChannel } from 'node:worker_threads';
+import { EIO } from '../../native/errno.ts';
 import { BackendError } from '../backend-error.ts';
 import type { Durability, OtherThreads } from './durability.ts';
 import {
@@ -35,6 +36,8 @@ export class FileThreads implements OtherThreads {
   readonly #sweep: () => void;
   /** By thread, of those that have not left. */
   readonly #links: Map<number, BroadcastChannel>;
+  /** Those that have left. */
+  readonly #left = new Set<number>();
   readonly #settling = new Map<number, Settling>();
   #nextId = 0;
 
@@ -76,6 +79,14 @@ export class FileThreads implements OtherThreads {
   }
 
   async settled(): Promise<void> {
+    for (const thread of this.#left) {
+      // Nobody would tell any more what became of it, so it counts as lost.
+      if (Atomics.exchange(this.words, unsettledWord(thread), 0) > 0) {
+        this.durability.latch(
+          new BackendError(EIO, 'sync_file_range', 0, 0, 'A thread that has left never told of it'),
+        );
+      }
+    }
     const asked: Promise<void>[] = [];
     for (const thread of this.#links.keys()) {
       // Pairs with `RemoteDurability`, which counts a call down only when its error is latched here. Most of the
@@ -129,6 +140,7 @@ export class FileThreads implements OtherThreads {
   #forget(thread: number): void {
     this.#links.get(thread)?.close();
     this.#links.delete(thread);
+    this.#left.add(thread);
     for (const [id, settling] of this.#settling) {
       if (settling.thread === thread) {
         this.#settling.delete(id);

@@ -267,11 +267,19 @@ test('a FLUSH does not wait for the answer of a thread that leaves meanwhile', a
   // Before the question has come.
   await rig.leave(rig.one);
   expect(await flush).toBe(0);
-  // Nor is it asked again.
+});
+
+test('what a thread that has left never told of counts as lost, for good', async () => {
+  const rig = new Rig();
+  await rig.leave(rig.one);
+  await someTurns();
   Atomics.store(rig.threads.words, unsettledWord(1), 1);
-  const later = outcome(rig.threads.durability.flush());
-  await rig.sync(0);
-  expect(await later).toBe(0);
+  for (let round = 0; round < 2; round += 1) {
+    const flush = outcome(rig.threads.durability.flush());
+    await rig.sync(0);
+    expect(await flush).toBe(EIO);
+  }
+  expect(rig.lossCount).toBe(1);
 });
 
 test('a loss that a thread tells as it leaves fails the FLUSH that has asked it', async () => {
